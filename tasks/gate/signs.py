@@ -21,7 +21,7 @@ def outcomes_of(
     or of a named set have any, answers that are no loops, where some are, what a judge prefers, and tasks."""
     by_set = {"": result.answers, **result.set_answers}
     kept = (
-        *(_kept(label_of(of_set(name, KEPT)), answers) for name, answers in by_set.items()),
+        *(kept_outcome(label_of(of_set(name, KEPT)), answers) for name, answers in by_set.items()),
         *(
             without_loops(f"{name + ': ' if name else ''}answers without loops", answers)
             for name, answers in by_set.items()
@@ -32,8 +32,8 @@ def outcomes_of(
     return told_together((*(outcome for outcome in kept if outcome), *preferred, *scored))
 
 
-def _kept(label: str, answers: Sequence[AnswerPair]) -> Outcome | None:
-    """None where no prompt that was answered has an instruction."""
+def kept_outcome(label: str, answers: Sequence[AnswerPair]) -> Outcome | None:
+    """Return how many answers keep their instructions, before and after; None where no prompt has any."""
     judged = (
         (answer.before_passes, answer.after_passes)
         for answer in answers

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import ValidationError
 
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.jobs import EvaluateResult
-from dpo_core.contract.judgement import PREFERRED, JudgeFigures
+from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metric_names import (
     ACCURACY,
     ACCURACY_ERROR,
@@ -19,21 +19,22 @@ from dpo_core.contract.metric_names import (
     label_of,
     set_and_metric,
 )
-from dpo_core.contract.outcome import Draws, Outcome, accuracy_outcome, chance_of, told_together
+from dpo_core.contract.outcome import Draws, Outcome, accuracy_outcome, told_together
 from dpo_core.contract.warning_signs import CHOSEN, TITLES, WORDS, Sign, SignName, WarningBounds
 from tasks.gate.signs import outcomes_of, signs_in
 from tasks.report.blocks import Block, Notice, Text, Tone
+from tasks.report.equal_length import OF_LENGTH, kept_at_like_length, preferred_at_equal_length
 from tasks.report.looks import ChosenBy, accuracy_label, counted, looks_of, times_looked
 from tasks.report.timeline import duration
 from tasks.run.files import RunFiles
 from tasks.run.followed import FollowedFiles
 from tasks.run.live import warned_in_training
-from tasks.text.scores import with_error
 
 LEVEL = 0.05  # of chance, below which a change counts
 GUESSED = -math.log(1 << 18)  # nats a token of who guesses among as many as the largest vocabularies have
 MOST_LISTED = 6  # figures in the sentence; a table has them all
-OF_PAIRS_ALONE: tuple[SignName, ...] = ("length_rule", "no_signal")  # what is wrong with their accuracy alone
+# What takes away that pairs are told apart, and no more; answers of another length are left out where answers are counted.
+OF_PAIRS_ALONE: tuple[SignName, ...] = ("length_rule", "no_signal", *OF_LENGTH)
 Answer = Literal["Better", "Worse", "Cannot tell"]
 TONES: dict[Answer, Tone] = {"Better": "good", "Worse": "bad", "Cannot tell": "warn"}
 
@@ -62,7 +63,8 @@ def verdict_of(
 
     Worse: something counted in answers, or reward accuracy, of the mixture or of a named set, fell by more than chance, a
     figure is no number any more, or chosen answers are less likely than guesses. Better: one of them rose so, none fell, and
-    no sign warns; a sign that accuracy tells nothing takes that away alone. Everything else is not to be told from these
+    no sign warns; a sign that accuracy tells nothing, or answers have another length, takes away what rests on that alone.
+    Everything else is not to be told from these
     figures, however good some of them look.
     ``looks``: how the checkpoint was chosen, see ``looks_of``.
     """
@@ -72,7 +74,11 @@ def verdict_of(
     of_answers = outcomes_of(result, benchmarks, judgement)
     outcomes = told_together(
         [
-            _at_equal_length(counted(one, looks), judgement, times_looked(one, looks))
+            preferred_at_equal_length(
+                kept_at_like_length(counted(one, looks), result, signs, times_looked(one, looks)),
+                judgement,
+                times_looked(one, looks),
+            )
             for one in (*_accuracies(result), *of_answers)
         ]
     )
@@ -170,26 +176,6 @@ def _below_guessing(result: EvaluateResult) -> str:
     ]
     guessing = f"less likely than guesses among {1 << 18:,} tokens ({GUESSED:.1f})"
     return f"chosen answers are {guessing}: {', '.join(fell)}" if fell else ""
-
-
-def _at_equal_length(outcome: Outcome, judgement: JudgeFigures | None, looks: int) -> Outcome:
-    """What a judge prefers, unless answers of equal length would not win by more than chance: then they won by length, which
-    is nothing better (Dubois et al., arXiv 2404.04475). ``looks``: among so many the checkpoint was chosen by it."""
-    if judgement is None or outcome.change <= 0 or not outcome.label.startswith(PREFERRED):
-        return outcome
-    controlled, stderr = judgement.length_controlled, judgement.length_controlled_stderr
-    if controlled is None:
-        return outcome
-    chance = 1.0
-    if controlled > 0.5:
-        chance = min(1.0, looks * chance_of(controlled - 0.5, stderr or 0.0, judgement.num_prompts))
-    if chance <= outcome.chance:
-        return outcome
-    but = "" if chance < LEVEL else "but "
-    label = (
-        f"{outcome.label.removesuffix(',')}, {but}{with_error(controlled, stderr, digits=2)} of equal length,"
-    )
-    return replace(outcome, label=label, chance=chance)
 
 
 def _listed(outcomes: Sequence[Outcome]) -> str:

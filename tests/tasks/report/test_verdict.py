@@ -141,6 +141,58 @@ def test_a_policy_that_makes_chosen_answers_less_likely_than_guesses_is_worse_wh
     assert verdict({"rewards/accuracies": 0.8} | of_a_set).answer == "Better"  # nothing to compare with
 
 
+def of_lengths(judged: list[tuple[bool, bool, int]]) -> EvaluateResult:
+    """Answers of 20 words, and what they became: kept before, kept after, words. The mean is that of a sign."""
+    answers = tuple(
+        AnswerPair(
+            prompt="p", before=words_in(20), after=words_in(words), before_passes=old, after_passes=new
+        )
+        for old, new, words in judged
+    )
+    mean = sum(words for *_, words in judged) / len(judged)
+    return EvaluateResult(
+        job_fingerprint="f" * 64,
+        before=SFT,
+        after=SFT | {"rewards/accuracies": 0.85, "answers/mean_words": mean},
+        num_pairs=60,
+        num_prompts=len(answers),
+        answers=answers,
+    )
+
+
+def words_in(count: int) -> str:
+    return " ".join(f"w{place}" for place in range(count))
+
+
+def test_answers_that_shrank_count_where_those_that_did_not_keep_more_too():
+    """The quickstart: short answers are asked for, and half of what is learnt is to give them."""
+    shrunk = [(False, True, 3)] * 20
+    found = verdict_of(of_lengths([*shrunk, *[(False, True, 12)] * 9, (True, False, 14)]))
+    assert found.in_words == (
+        "Better: instructions kept, of the 10 answers over 0.5 times as long, 0.10 to 0.90 (p = 0.021)"
+    )
+    assert [sign.name for sign in found.signs] == ["shortening"]
+
+
+@pytest.mark.parametrize("others", [[(True, True, 12)] * 4, [(True, False, 12)] * 8, []])
+def test_answers_that_keep_instructions_by_being_short_are_not_better(others):
+    found = verdict_of(of_lengths([*[(False, True, 3)] * 20, *others]))
+    assert found.answer == "Cannot tell"
+    assert "held-out reward accuracy 0.50 to 0.85 (p < 0.001)" in found.because
+    assert found.because.endswith("with signs of answers that shrink")
+
+
+@pytest.mark.parametrize(("words", "answer"), [(24, "Better"), (60, "Cannot tell")])
+def test_answers_that_grew_count_by_those_that_did_not(words, answer):
+    found = verdict_of(of_lengths([*[(False, True, 60)] * 12, *[(False, True, words)] * 8]))
+    assert [sign.name for sign in found.signs] == ["length"]
+    assert found.answer == answer
+
+
+def test_answers_of_another_length_that_keep_less_are_worse():
+    assert verdict_of(of_lengths([(True, False, 3)] * 12)).answer == "Worse"
+
+
 def test_a_set_that_rewards_length_is_told_though_it_wins_the_pairs():
     after = {"rewards/accuracies": 0.92, "rewards/length_correlation": 0.71}
     found = verdict(after, KEPT_MORE)
