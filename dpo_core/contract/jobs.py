@@ -242,7 +242,7 @@ class EvaluateJob(ScoringJob[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
     step = "evaluate"
-    VERSION = 4  # words of scripts without blanks; the error of accuracy, and of length alone; answers that did not end
+    VERSION = 5  # a sentence has a word; chosen answers that are lost; words of scripts without blanks
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None

@@ -51,21 +51,20 @@ MEANINGS = {
         "finds the chosen answer likelier per token.",
         1,
     ),
-    "logps/chosen": Meaning(
-        "log-probability, chosen", "Of the whole chosen answer (sum over its tokens, nats)."
-    ),
+    "logps/chosen": Meaning("log-probability, chosen", "Of the whole answer (sum over its tokens, nats)."),
     "logps/rejected": Meaning(
-        "log-probability, rejected", "Of the whole rejected answer (sum over its tokens, nats)."
+        "log-probability, rejected", "Of the whole answer (sum over its tokens, nats)."
     ),
     "logps/margins_moved": Meaning(
         "margin moved",
         "By how many nats a pair's difference of log-probabilities has moved from the reference's, either way.",
     ),
-    "logps_per_token/chosen": Meaning(
-        "log-prob. per token, chosen", "The same divided by the answer's tokens."
-    ),
-    "logps_per_token/rejected": Meaning(
-        "log-prob. per token, rejected", "The same divided by the answer's tokens."
+    "logps_per_token/chosen": Meaning("log-prob. per token, chosen", "Divided by the answer's tokens."),
+    "logps_per_token/rejected": Meaning("log-prob. per token, rejected", "Divided by the answer's tokens."),
+    "logps_per_token/chosen_lost": Meaning(
+        "chosen answers lost",
+        "Share of pairs whose chosen answer is less likely than under the reference by 3 nats a token or more, 20 times.",
+        -1,
     ),
     "trained_tokens_per_pair": Meaning(
         "trained tokens a pair", "Tokens of both answers that carry the loss."
@@ -207,7 +206,8 @@ EVALUATED = (
 
 # How sure reward accuracy is, and what it has to be above.
 ACCURACY, ACCURACY_ERROR, PROMPTS = "rewards/accuracies", "rewards/accuracies_stderr", "prompts"
-MOVED = "logps/margins_moved"
+MOVED, CHOSEN_LOST = "logps/margins_moved", "logps_per_token/chosen_lost"
+LOST_NATS = 3.0  # a token
 LENGTH_RULE, OVER_LENGTH_RULE = "length_rule/accuracies", "length_rule/accuracies_above"
 OVER_LENGTH_RULE_ERROR = f"{OVER_LENGTH_RULE}_stderr"
 

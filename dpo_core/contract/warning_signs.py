@@ -241,7 +241,7 @@ def _shortening(value: float, bound: float, _: str) -> str:
     return (
         f"Greedy answers are only {value:.2f} times as long as the SFT checkpoint's (bound {bound:g}): rewards that are "
         "sums over tokens rely on length either way (Lu et al., arXiv 2406.10957), and a policy may have learnt to say "
-        "less. Look at the samples; where they are as they should be, evaluation.warnings.answers_shrink_to says so."
+        "less. Look at the samples; where they are as they should be, a lower answers_shrink_to says so."
     )
 
 

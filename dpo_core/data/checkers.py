@@ -21,8 +21,9 @@ CLOSE = 0.85  # of difflib's ratio: "max_word" and "lowercase", not "length_cons
 
 
 def one_sentence(answer: str) -> bool:
-    """Return whether it is exactly one sentence, closed by ``.``, ``!`` or ``?``, on one line."""
-    return "\n" not in answer and num_sentences(answer) == 1 and SENTENCE_END.search(answer) is not None
+    """Return whether it is exactly one sentence, closed by ``.``, ``!`` or ``?``, on one line; "." alone is none."""
+    is_closed = "\n" not in answer and SENTENCE_END.search(answer) is not None
+    return is_closed and num_sentences(answer) == 1 and num_words(answer) > 0
 
 
 def max_words(answer: str, limit: int) -> bool:

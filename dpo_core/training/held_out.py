@@ -13,8 +13,10 @@ from dpo_core.contract.jobs import EvaluateJob, TrainJob
 from dpo_core.contract.loss_config import Loss
 from dpo_core.contract.metric_names import (
     ACCURACY_ERROR,
+    CHOSEN_LOST,
     EVALUATED,
     LENGTH_RULE,
+    LOST_NATS,
     MOVED,
     OF_A_SOURCE,
     OVER_LENGTH_RULE,
@@ -92,10 +94,10 @@ def length_correlation(policy: PairLogps, output: LossOutput) -> dict[str, float
 def _against_chance(
     policy: PairLogps, reference: PairLogps | None, output: LossOutput, prompts_B: np.ndarray
 ) -> dict[str, float]:
-    """Return how sure the accuracy is, how far the policy has moved for it, and how far it is above that of a rule which
-    looks at nothing but length: the longer answer is the better one, or the shorter, whichever the pairs have oftener
-    (Singhal et al., arXiv 2310.03716, find that this explains most of what reward models learn). ``prompts_B``: the number
-    of each pair's prompt.
+    """Return how sure the accuracy is, how far the policy has moved for it, how many chosen answers it has lost, and how far
+    accuracy is above that of a rule which looks at nothing but length: the longer answer is the better one, or the shorter,
+    whichever the pairs have oftener (Singhal et al., arXiv 2310.03716, find that this explains most of what reward models
+    learn). ``prompts_B``: the number of each pair's prompt.
     """
     margin_B = (output.chosen_rewards_B - output.rejected_rewards_B).double().cpu().numpy()
     longer_B = (policy.chosen_tokens_B - policy.rejected_tokens_B).cpu().numpy()
@@ -104,6 +106,8 @@ def _against_chance(
     if reference is not None:
         moved_B = policy.chosen_B - policy.rejected_B - (reference.chosen_B - reference.rejected_B)
         found[MOVED] = float(moved_B.double().abs().mean())
+        fell_B = (reference.chosen_B - policy.chosen_B) / policy.chosen_tokens_B
+        found[CHOSEN_LOST] = float((fell_B >= LOST_NATS).double().mean())
     if (error := clustered_stderr(wins_B, prompts_B)) is not None:
         found[ACCURACY_ERROR] = error
     if len(wins_B) < FEWEST_PAIRS:

@@ -13,13 +13,23 @@ from dpo_core.contract.judgement import JudgeFigures
 from dpo_core.contract.metric_names import (
     ACCURACY,
     ACCURACY_ERROR,
+    CHOSEN_LOST,
+    LOST_NATS,
     PROMPTS,
     UNENDED,
     by_set,
     label_of,
+    of_set,
     set_and_metric,
 )
-from dpo_core.contract.outcome import Draws, Outcome, accuracy_outcome, told_together
+from dpo_core.contract.outcome import (
+    Draws,
+    Outcome,
+    accuracy_outcome,
+    chance_in_words,
+    sign_test,
+    told_together,
+)
 from dpo_core.contract.warning_signs import CHOSEN, TITLES, WORDS, Sign, SignName, WarningBounds
 from tasks.gate.signs import outcomes_of, signs_in
 from tasks.report.blocks import Block, Notice, Text, Tone
@@ -62,7 +72,7 @@ def verdict_of(
     """Return what evaluation, benchmarks and judge say of a checkpoint; None where nothing was measured.
 
     Worse: something counted in answers, or reward accuracy, of the mixture or of a named set, fell by more than chance, a
-    figure is no number any more, or chosen answers are less likely than guesses. Better: one of them rose so, none fell, and
+    figure is no number any more, or most chosen answers are lost. Better: one of them rose so, none fell, and
     no sign warns; a sign that accuracy tells nothing, or answers have another length, takes away what rests on that alone.
     Everything else is not to be told from these
     figures, however good some of them look.
@@ -82,7 +92,7 @@ def verdict_of(
             for one in (*_accuracies(result), *of_answers)
         ]
     )
-    unlearnt = _below_guessing(result)
+    unlearnt = _unlearnt(result)
     if not outcomes and not unlearnt:
         return None
     fell, rose = ([one for one in outcomes if one.fell(LEVEL)], [one for one in outcomes if one.rose(LEVEL)])
@@ -166,9 +176,31 @@ def _no_numbers(result: EvaluateResult) -> list[str]:
     ]
 
 
+def _unlearnt(result: EvaluateResult) -> str:
+    """Say that a policy has lost the very answers that it should prefer, which no reward accuracy makes good; empty where it
+    has not."""
+    return ", ".join(filter(None, (_most_lost(result), _below_guessing(result))))
+
+
+def _most_lost(result: EvaluateResult) -> str:
+    """Most chosen answers are 20 times less likely at each token: more than half of the prompts, by more than chance, with
+    each set counted. Of the SFT checkpoint, where another is the reference, they are not."""
+    found = {name: share for name, share in result.after.items() if set_and_metric(name)[1] == CHOSEN_LOST}
+    told = []
+    for name, share in found.items():
+        was, of = result.before.get(name, 0.0), set_and_metric(name)[0]
+        draws = round(result.after.get(of_set(of, PROMPTS), 0.0))
+        lost = round(share * draws)
+        chance = min(1.0, len(found) * sign_test(lost, draws - lost))
+        if lost > draws / 2 and chance < LEVEL and was <= 0.5:
+            by = f"by {LOST_NATS:g} nats a token or more; above one half: {chance_in_words(chance)}"
+            told.append(f"{label_of(name)} {was:.2f} to {share:.2f} ({by})")
+    return ", ".join(told)
+
+
 def _below_guessing(result: EvaluateResult) -> str:
-    """Say that a policy gives the very answers that it should prefer less than who knows nothing and guesses each token,
-    which no reward accuracy makes good; empty where it does not, or where the SFT checkpoint did so before."""
+    """Chosen answers are less likely than tokens that are guessed, where the SFT checkpoint's were not; also of objectives
+    without a reference."""
     fell = [
         f"{label_of(name)} {result.before[name]:.1f} to {value:.1f} nats"
         for name, value in result.after.items()

@@ -122,7 +122,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "loss": LOSS,
             "evaluation": EvaluationConfig(num_prompts=4),
         },
-        "d6ba8258bebe712b618851b3e1617c8d7afb57b29abbb0c001156e32d62b6b1e",
+        "89a47085b40f065b65debe4ab15e94b55179ad95e5562bb4133c8639dcf872a1",
     ),
     "benchmark": (
         BenchmarkJob,

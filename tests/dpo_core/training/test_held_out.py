@@ -275,6 +275,7 @@ def test_an_accuracy_is_measured_beside_that_of_length_alone(stage):
     found = held_out._against_chance(policy, reference, LossOutput(zeros, margins, zeros), prompts)
     assert found["prompts"] == 20
     assert found["logps/margins_moved"] == 1.0
+    assert found["logps_per_token/chosen_lost"] == 0.0
     assert found["rewards/accuracies_stderr"] == pytest.approx(
         np.array([1.0] * 16 + [0.0] * 4).std(ddof=1) / np.sqrt(20)
     )
@@ -291,6 +292,17 @@ def test_an_accuracy_is_measured_beside_that_of_length_alone(stage):
         policy[:9], None, LossOutput(zeros[:9], margins[:9], zeros[:9]), prompts[:9]
     )
     assert few.keys() == {"prompts", "rewards/accuracies_stderr"}
+
+
+def test_a_chosen_answer_is_lost_that_is_three_nats_a_token_less_likely_than_under_the_reference():
+    """Five tokens each: 14 and 15 nats less, 40 more; nothing of an objective without a reference."""
+    zeros, tokens = torch.zeros(3), torch.full((3,), 5.0)
+    reference = PairLogps(torch.tensor([-6.0, -6.0, -60.0]), zeros, tokens, tokens, zeros, zeros)
+    policy = PairLogps(torch.tensor([-20.0, -21.0, -20.0]), zeros, tokens, tokens, zeros, zeros)
+    output, prompts = LossOutput(zeros, zeros, zeros), np.arange(3)
+    found = held_out._against_chance(policy, reference, output, prompts)
+    assert found["logps_per_token/chosen_lost"] == pytest.approx(1 / 3)
+    assert "logps_per_token/chosen_lost" not in held_out._against_chance(policy, None, output, prompts)
 
 
 def test_held_out_pairs_know_which_of_them_have_one_prompt(stage, tmp_path):

@@ -141,6 +141,40 @@ def test_a_policy_that_makes_chosen_answers_less_likely_than_guesses_is_worse_wh
     assert verdict({"rewards/accuracies": 0.8} | of_a_set).answer == "Better"  # nothing to compare with
 
 
+LOST = "logps_per_token/chosen_lost"
+
+
+def test_a_policy_that_has_lost_most_chosen_answers_is_worse_though_it_keeps_instructions():
+    """As SmolLM2 after 10 steps with a beta of 0.005: "bright.", "Learn." and "." keep 0.93 of instructions, 0.30 before."""
+    figures = {"rewards/accuracies": 0.73, "logps_per_token/chosen": -6.4, LOST: 0.97, "prompts": 40.0}
+    found = verdict(figures, KEPT_MORE)
+    assert found.in_words == (
+        "Worse: chosen answers lost 0.00 to 0.97 (by 3 nats a token or more; above one half: p < 0.001)"
+    )
+    assert [sign.name for sign in found.signs] == ["displacement"]
+
+
+def test_chosen_answers_that_some_pairs_lost_are_no_majority():
+    """Answers of a token or two, of which a policy is too sure: right in 0.8, and those that are wrong are lost."""
+    sure = {"rewards/accuracies": 0.8, "prompts": 40.0, "rewards/accuracies_stderr": 0.05}
+    before = SFT | {"rewards/accuracies_stderr": 0.0, "prompts": 40.0}
+    assert verdict(sure | {LOST: 0.2}, before=before).answer == "Better"
+    assert verdict(sure | {LOST: 0.6}, before=before).answer == "Better"  # 24 of 40 may be chance
+    assert verdict(sure | {LOST: 0.7}, before=before).answer == "Worse"
+    other_reference = before | {LOST: 0.9}  # the SFT checkpoint had lost them, too
+    assert verdict(sure | {LOST: 0.95}, before=other_reference).answer == "Better"
+
+
+def test_each_set_whose_chosen_answers_may_be_lost_counts():
+    sets = {f"held_out/{name}/{LOST}": 0.5 for name in "abcd"} | {
+        f"held_out/{name}/prompts": 20.0 for name in "abcd"
+    }
+    fifteen_of_twenty = {f"held_out/a/{LOST}": 0.75}  # p = 0.041 alone
+    alone = {f"held_out/a/{LOST}": 0.75, "held_out/a/prompts": 20.0, "rewards/accuracies": 0.8}
+    assert verdict(alone).because.startswith("a: chosen answers lost 0.00 to 0.75")
+    assert verdict(sets | fifteen_of_twenty | {"rewards/accuracies": 0.8}).answer == "Better"
+
+
 def of_lengths(judged: list[tuple[bool, bool, int]]) -> EvaluateResult:
     """Answers of 20 words, and what they became: kept before, kept after, words. The mean is that of a sign."""
     answers = tuple(
