@@ -3,6 +3,7 @@
 import logging
 import re
 import warnings
+from collections.abc import Callable
 
 # DeepSpeed calls what torch has given other names: every collective of every step would say so (microsoft/DeepSpeed 0.19).
 RENAMED_IN_TORCH = (
@@ -19,6 +20,9 @@ def silence_libraries() -> None:
     names = "|".join(map(re.escape, RENAMED_IN_TORCH))
     warnings.filterwarnings("ignore", rf"`torch\.distributed\.({names})` ", FutureWarning)
     for name, beginning in OF_TORCHAO.items():
-        logging.getLogger(name).addFilter(
-            lambda record, beginning=beginning: not record.getMessage().startswith(beginning)
-        )
+        logging.getLogger(name).addFilter(_all_but(beginning))
+
+
+def _all_but(beginning: str) -> Callable[[logging.LogRecord], bool]:
+    """A filter that passes what begins otherwise."""
+    return lambda record: not record.getMessage().startswith(beginning)
