@@ -186,7 +186,7 @@ def _most_lost(result: EvaluateResult) -> str:
     """Most chosen answers are 20 times less likely at each token: more than half of the prompts, by more than chance, with
     each set counted. Of the SFT checkpoint, where another is the reference, they are not."""
     found = {name: share for name, share in result.after.items() if set_and_metric(name)[1] == CHOSEN_LOST}
-    told = []
+    clauses = []
     for name, share in found.items():
         was, of = result.before.get(name, 0.0), set_and_metric(name)[0]
         draws = round(result.after.get(of_set(of, PROMPTS), 0.0))
@@ -194,8 +194,8 @@ def _most_lost(result: EvaluateResult) -> str:
         chance = min(1.0, len(found) * sign_test(lost, draws - lost))
         if lost > draws / 2 and chance < LEVEL and was <= 0.5:
             by = f"by {LOST_NATS:g} nats a token or more; above one half: {chance_in_words(chance)}"
-            told.append(f"{label_of(name)} {was:.2f} to {share:.2f} ({by})")
-    return ", ".join(told)
+            clauses.append(f"{label_of(name)} {was:.2f} to {share:.2f} ({by})")
+    return ", ".join(clauses)
 
 
 def _below_guessing(result: EvaluateResult) -> str:
