@@ -67,9 +67,10 @@ def told_of(folder: Path, rows: list[dict], beta: float, learning_rate: float, e
         (make_rows, 0.1, 3e-3, 2, "Better", set()),
         (lambda count: flipped(make_rows(count)), 0.1, 3e-3, 12, "Cannot tell", {"no_signal"}),
         (make_rows, 1e-4, 2e-2, 4, "Cannot tell", {"displacement"}),
+        (make_rows, 0.1, 0.3, 4, "Worse", {"displacement"}),
         (lambda count: longer(make_rows(count)), 0.1, 3e-3, 2, "Cannot tell", {"length_rule"}),
     ],
-    ids=["as it should be", "labels flipped", "a tiny beta", "longer is chosen"],
+    ids=["as it should be", "labels flipped", "a tiny beta", "a collapse", "longer is chosen"],
 )
 def test_what_went_wrong_is_told(tmp_path, rows, beta, learning_rate, epochs, answer, signs):
     found = told_of(tmp_path, rows(NUM_ROWS), beta, learning_rate, epochs)
