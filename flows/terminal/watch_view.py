@@ -18,7 +18,7 @@ from tasks.report.page import BADGES, RESUME
 from tasks.report.reproduce import commands
 from tasks.report.samples import informative
 from tasks.report.timeline import duration
-from tasks.report.verdict import TONES, verdict_of_run
+from tasks.report.verdict import TONES, VerdictOfRun, verdict_of_run
 from tasks.run.chain import TO_COME, chain_of
 from tasks.run.files import RunFiles, failed_log
 from tasks.run.live import LiveRun
@@ -54,10 +54,11 @@ def run_view(
     blocks.append(styled(_header(files, now or datetime.now(UTC)), is_cut=True))
     blocks += [styled(line) for line in _chain(files, width)]
     blocks += [styled(line, is_cut=True) for line in _progress(run, width)]
-    blocks += [styled(line) for line in _end(files)]
-    blocks += [
-        styled([("! ", "bold yellow"), (one_line(text), "yellow")]) for text in run.warnings[-NUM_WARNINGS:]
-    ]
+    verdict = verdict_of_run(files)
+    blocks += [styled(line) for line in _end(files, verdict)]
+    shown = [sign.words for sign in verdict.signs] if verdict else []  # the run's log has them, too
+    warned = [text for text in run.warnings if text not in shown]
+    blocks += [styled([("! ", "bold yellow"), (one_line(text), "yellow")]) for text in warned[-NUM_WARNINGS:]]
     if files.metrics.count:
         about = "line: training" + (" (running mean)" if files.metrics.count >= STEPS_TO_SMOOTH else "")
         about += f"; {MARK}: held-out pairs" if files.evaluations else ""
@@ -118,10 +119,10 @@ def _progress(run: LiveRun, width: int) -> Iterator[Parts]:
         yield [(f"  no word for {duration(run.seconds_ago)}: {one_line(run.last_line)}", "yellow")]
 
 
-def _end(files: RunFiles) -> Iterator[Parts]:
+def _end(files: RunFiles, verdict: VerdictOfRun | None) -> Iterator[Parts]:
     """What came out, or why nothing did, and what a person can do."""
     record, state = files.record, run_state(files.record)
-    if verdict := verdict_of_run(files):
+    if verdict:
         yield [(verdict.in_words, f"bold {STYLES[TONES[verdict.answer]]}")]
         yield from ([("! ", "bold yellow"), (sign.words, "yellow")] for sign in verdict.signs)
     asked = (

@@ -23,11 +23,13 @@ from dpo_core.contract.jobs import AnswerPair
 from flows.terminal.watch import follow_report, watch_run
 from flows.terminal.watch_view import run_view
 from tasks.report.page import REPORT_FILE
+from tasks.report.verdict import verdict_of_run
+from tasks.run.files import read_run_files
 from tasks.run.folder import read_run
 from tasks.run.live import RunLook
 from tests.flows.conftest import pairline
 from tests.hostile_text import EVERYTHING, calm
-from tests.tasks.report.made_run import make_run
+from tests.tasks.report.made_run import AFTER, make_run
 from tests.tasks.run.growing_run import GrowingRun
 from tests.waiting import PATIENCE_SECONDS, wait_until
 from tests.warm.started import python_path
@@ -93,6 +95,18 @@ def test_a_finished_run_says_what_came_of_it_with_samples(tmp_path):
     seen = drawn(make_run(tmp_path), 120)
     for fact in ("completed", "✓ hand off", "Cannot tell", "handoff: ", "Name a sea", "after ✓  The Baltic"):
         assert fact in seen, fact
+
+
+def test_what_warns_of_a_finished_run_stands_there_once_though_its_log_has_it_too(tmp_path):
+    folder = make_run(tmp_path, after=AFTER | {"rewards/length_correlation": 0.8})
+    (sign,) = verdict_of_run(read_run_files(folder)).signs
+    with (folder / "run.log").open("a") as log:
+        log.write(
+            f"2026-01-01 00:00:00,000 WARNING {sign.words}\n2026-01-01 00:00:00,000 WARNING few pairs\n"
+        )
+    seen = " ".join(drawn(folder, 120).split())
+    assert seen.count("Reward margins of the held-out pairs follow length") == 1
+    assert "! few pairs" in seen
 
 
 def test_a_run_that_trains_shows_what_its_policy_said_last_beside_its_start(training):
