@@ -22,7 +22,7 @@ from tasks.report.sweep_section import sweep_section
 from tasks.report.tables import counted, number
 from tasks.report.time_section import time_section
 from tasks.report.timeline import duration
-from tasks.report.verdict import verdict_blocks
+from tasks.report.verdict import verdict_blocks, verdict_of_run
 from tasks.run.files import RunFiles, failed_log, read_run_files
 from tasks.run.followed import FollowedFiles
 from tasks.run.state import is_over, run_state
@@ -38,6 +38,10 @@ BADGES: dict[str, tuple[str, Tone]] = {
     "suspended": ("waits for approval", "warn"),
     "not released": ("not released", "bad"),
 }
+NOTHING_HELD_IT = (
+    "It was published and handed off although it is worse, as nothing was to hold it back: no rule of the gate is set, "
+    "no sign is to stop the run (evaluation.warnings.stop), nobody was asked (gate.approval)."
+)
 RESUME = "Start the same run again: steps that are done are reused, and training goes on from its newest checkpoint."
 
 
@@ -97,6 +101,8 @@ def summary(run: RunFiles) -> tuple[Block, ...]:
                 f"hand-off for RLVR: {run.handoff_path}"
             )
         )
+        if not (run.gate or run.approval) and (verdict := verdict_of_run(run)) and verdict.answer == "Worse":
+            blocks.append(Text(NOTHING_HELD_IT, "warn"))
     return tuple(blocks)
 
 

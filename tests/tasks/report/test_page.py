@@ -18,10 +18,10 @@ from tasks.gate.approval import APPROVAL_FILE, answered
 from tasks.gate.rules import GATE_FILE, GateCheck
 from tasks.report.html import POLICY, render_html
 from tasks.report.markdown import render_markdown
-from tasks.report.page import REPORT_FILE, report_page, write_report
+from tasks.report.page import NOTHING_HELD_IT, REPORT_FILE, report_page, write_report
 from tasks.run.files import read_run_files
 from tasks.run.folder import RUN_FILE, read_run
-from tests.tasks.report.made_run import config_of, make_run
+from tests.tasks.report.made_run import AFTER, config_of, make_run
 
 HOSTILE = (
     "<script>alert(1)</script><img src=x onerror=alert(2)> ![p](http://evil.example/a.png) "
@@ -230,6 +230,15 @@ def test_a_killed_run_says_so(tmp_path):
     page = page_of(folder)
     assert "Killed in: train" in page.text
     assert "did not end" in page.text
+
+
+def test_a_checkpoint_that_is_worse_and_left_all_the_same_is_said_to_have_had_no_gate(tmp_path):
+    worse = make_run(tmp_path / "worse", after=AFTER | {"rewards/accuracies": 0.0})
+    assert NOTHING_HELD_IT in page_of(worse).text
+    assert NOTHING_HELD_IT not in page_of(make_run(tmp_path / "other")).text
+    check = GateCheck(rule="length ratio", value=0.5, bound=1.3, passed=True)
+    write_json(worse / GATE_FILE, [check.model_dump()])
+    assert NOTHING_HELD_IT not in page_of(worse).text
 
 
 def test_a_run_without_a_step_still_has_a_page(tmp_path):
