@@ -7,7 +7,7 @@ from pydantic import Field
 
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.olmo_core import Implementation
-from dpo_core.contract.section import NotContentAt
+from dpo_core.contract.section import NotContentAt, NotContentWhere
 
 Float8Recipe = Literal["none", "rowwise", "rowwise_with_gw_hp"]
 """Recipes by the names of torchao. Its third, tensorwise, has one scale for all tokens of a forward."""
@@ -38,6 +38,8 @@ class ModelCode(NamedTuple):
 
 
 TRANSFORMERS = ModelCode()
+# Marks the layout of rows: packed and padded ones round apart there, by up to 0.07 nats a token.
+NOT_CONTENT_BUT_IN_FLOAT8 = NotContentWhere(lambda how: bool(how.float8 == "none"))
 
 
 def why_not_float8(train: Any) -> str | None:

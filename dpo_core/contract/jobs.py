@@ -18,7 +18,7 @@ from dpo_core.contract.config import (
     TrainConfig,
 )
 from dpo_core.contract.evaluation_config import EvaluationConfig
-from dpo_core.contract.float8 import Float8
+from dpo_core.contract.float8 import NOT_CONTENT_BUT_IN_FLOAT8, Float8
 from dpo_core.contract.job import Job, R, Result
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.loss_config import Loss
@@ -63,7 +63,7 @@ class ScoringJob(Job[R]):
     precision: Precision = "fp32"
     implementation: ComputedBy = "transformers"
     float8: Float8 = "none"
-    forward: Annotated[ForwardLayout, NotContent()] = "packed"
+    forward: Annotated[ForwardLayout, NOT_CONTENT_BUT_IN_FLOAT8] = "packed"
     attention: Annotated[AttentionKernel, NotContent()] = "sdpa"
     sharding: Annotated[Sharding, NotContent()] = Sharding()
 

@@ -100,8 +100,8 @@ class PairScorer(nn.Module):
 
     def noise(self, precision: Precision) -> float:
         """Return how far two computations of a token's log-probability may be apart, in nats, mean over a sequence."""
-        is_float8 = precision == "bf16" and getattr(self.model, "float8", "none") != "none"
-        return FLOAT8_NOISE if is_float8 else TOKEN_NOISE[precision]
+        float8 = getattr(self.model, "float8", None)
+        return FLOAT8_NOISE if float8 and float8.is_on else TOKEN_NOISE[precision]
 
     def arithmetic(self, device: torch.device) -> contextlib.AbstractContextManager:
         """Return a context in which the model computes as ``precision`` says."""
@@ -207,9 +207,9 @@ def largest_difference(
 
 @contextlib.contextmanager
 def _as_exact_as_weights_allow(scorer: PairScorer) -> Iterator[Precision]:
-    """Compute without autocast where weights are fp32: what a wrong mask changes may hide in the noise of bf16. ->
-    the precision meant. flash attention knows no fp32."""
-    precision = scorer.precision
+    """Compute without float8, and without autocast where weights are fp32: what a wrong mask changes may hide in their
+    noise. -> the precision meant. flash attention knows no fp32."""
+    precision, float8 = scorer.precision, getattr(scorer.model, "float8", None)
     are_exact = not scorer.has_half_weights and all(p.dtype == torch.float32 for p in scorer.parameters())
     if (
         precision == "bf16"
@@ -218,7 +218,8 @@ def _as_exact_as_weights_allow(scorer: PairScorer) -> Iterator[Precision]:
     ):
         scorer.precision = "fp32"
     try:
-        yield scorer.precision
+        with float8.off() if float8 else contextlib.nullcontext():
+            yield scorer.precision
     finally:
         scorer.precision = precision
 

@@ -10,6 +10,7 @@ Parameters have the names that a checkpoint's files give them. Imported where a 
 Shapes: R rows, T tokens, H heads, D head size.
 """
 
+import contextlib
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -26,7 +27,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from dpo_core.contract.float8 import Float8Recipe
 from dpo_core.model.olmo_core_config import layer_kinds, prove_translation, transformer_config
 
 # In transformers' words. OLMo-core's own apply_tp deals a row's tokens out, of which pairs' masks need all.
@@ -40,6 +40,24 @@ TENSOR_PLAN = {
     "blocks.*.feed_forward.w2": "rowwise",
 }
 MASKS = {"full_attention": create_causal_mask, "sliding_attention": create_sliding_window_causal_mask}
+
+
+class Float8Switch:
+    """Whether layers that can compute products in float8 do; one for all of a model's."""
+
+    __slots__ = ("is_on",)
+
+    def __init__(self) -> None:
+        self.is_on = True
+
+    @contextlib.contextmanager
+    def off(self) -> Iterator[None]:
+        """Turn it off inside the block."""
+        self.is_on = False
+        try:
+            yield
+        finally:
+            self.is_on = True
 
 
 class LayerRows:
@@ -191,7 +209,7 @@ class OlmoCoreModel(PreTrainedModel):
     """A causal language model as transformers knows it, computed by OLMo-core's Transformer."""
 
     supports_gradient_checkpointing = True
-    float8: Float8Recipe = "none"  # how its products are computed in bf16
+    float8: Float8Switch | None = None  # of layers that compute their products so
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
     def __init__(self, config: PreTrainedConfig) -> None:

@@ -13,34 +13,36 @@ from torch import Tensor, nn
 from torchao.float8.float8_linear import Float8Linear, matmul_with_hp_or_float8_args
 
 from dpo_core.contract.float8 import Float8Recipe
-from dpo_core.model.olmo_core import OlmoCoreModel
+from dpo_core.model.olmo_core import Float8Switch, OlmoCoreModel
 
 
 class HalvedFirst(Float8Linear):
-    """torchao's layer, which casts bf16 weights whoever holds them, and none where everything is fp32.
+    """torchao's layer, which casts bf16 weights whoever holds them, and none where the model's switch is off.
 
     Its own casts fp32 weights to float8 at once and the bf16 ones that FSDP2 gathers, or a reference pass holds, once more:
     other numbers. And it asks for the autocast of cards alone.
     """
 
+    switch: Float8Switch
+
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output of hidden states [R, T, inputs]."""
         device, weight = input.device.type, self.weight
+        if not self.switch.is_on:
+            return nn.functional.linear(input, weight)
         if torch.is_autocast_enabled(device):
             half = torch.get_autocast_dtype(device)
             input, weight = input.to(half), weight.to(half)
-        elif weight.dtype == torch.float32:  # the comparison of layouts, which is exact
-            return nn.functional.linear(input, weight)
         return matmul_with_hp_or_float8_args.apply(input, weight.t(), self.linear_mm_config, self.config)
 
 
 def use_float8(model: OlmoCoreModel, recipe: Float8Recipe) -> None:
     """Have products of layers computed in float8, in place; the head's stays as it is. Before weights are shared out."""
     model.transformer.apply_fp8(_config(recipe))
-    model.float8 = recipe
+    model.float8 = Float8Switch()
     for module in model.modules():
         if type(module) is Float8Linear:
-            module.__class__ = HalvedFirst
+            module.__class__, module.switch = HalvedFirst, model.float8
 
 
 def _config(recipe: Float8Recipe) -> Float8Config:

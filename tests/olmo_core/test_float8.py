@@ -1,8 +1,12 @@
 """``train.float8`` on a CPU, whose torch multiplies float8 matrices, too: what is computed so, how far off, which sizes."""
 
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import pytest
 import torch
 from olmo_core.float8 import AOFloat8LinearRecipe, Float8Config
+from torch import nn
 from torch.nn.functional import cosine_similarity
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchao.float8.float8_ops import preprocess_addmm
@@ -15,7 +19,7 @@ from dpo_core.model.adapter import halve_frozen
 from dpo_core.model.attention import PAIRWISE, set_kernel
 from dpo_core.model.forward import PairScorer, choose_layout
 from dpo_core.model.load import load_on_olmo_core
-from dpo_core.model.olmo_core_float8 import HalvedFirst
+from dpo_core.model.olmo_core_float8 import HalvedFirst, use_float8
 from dpo_core.model.recompute import checkpoint_layers
 from tests.dpo_core.model.test_attention import scores_and_gradients, some_pairs
 from tests.olmo_core.test_models import CPU, MODELS, saved
@@ -98,6 +102,51 @@ def test_the_numbers_are_the_same_whether_weights_are_held_in_fp32_or_bf16(check
     assert torch.equal(sums(in_full, 5), sums(in_half, 5))
 
 
+def cast(x: torch.Tensor, dim: int | None) -> torch.Tensor:
+    """What float8 leaves of a matrix: three bits behind the leading one, with a power of two for each slice along ``dim``
+    (None: one for all) that brings its largest number to 448 at most."""
+    largest = x.abs().amax() if dim is None else x.abs().amax(dim, keepdim=True)
+    scale = torch.exp2(torch.floor(torch.log2(448 / largest.clamp(min=1e-12))))
+    return (x * scale).to(torch.float8_e4m3fn).float() / scale
+
+
+@pytest.mark.parametrize("tokens", [16, 37])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_products_and_gradients_are_those_worked_out_by_hand(recipe, tokens):
+    """Tokens of any size, those without any gradient and outputs without, which have nothing to be scaled by."""
+    layer = nn.Sequential(nn.Linear(48, 32, bias=False)).bfloat16()
+    model = SimpleNamespace(transformer=Layers(layer), modules=layer.modules)
+    use_float8(model, recipe)
+    generator = torch.Generator().manual_seed(0)
+    sizes = 10 ** torch.linspace(-6, 2, tokens)[:, None]
+    states = torch.randn(tokens, 48, generator=generator) * sizes
+    gradient = torch.randn(tokens, 32, generator=generator) * 1e-6 / sizes
+    states[3], gradient[5], gradient[:, 2] = 0, 0, 0
+    states, gradient = states.bfloat16().requires_grad_(), gradient.bfloat16()
+    output = layer(states[None])[0]
+    output.backward(gradient)
+    x, g, w = states.detach().float(), gradient.float(), layer[0].weight.detach().float()
+    own = recipe == "rowwise"
+    expected = {
+        "output": cast(x, 1) @ cast(w, 1).T,
+        "of states": cast(g, 1) @ cast(w, 0 if own else None),
+        "of weights": cast(g, 0).T @ cast(x, 0) if own else g.T @ x,
+    }
+    for (name, by_hand), ours in zip(
+        expected.items(), (output, states.grad, layer[0].weight.grad), strict=True
+    ):
+        torch.testing.assert_close(ours, by_hand.bfloat16(), rtol=2**-7, atol=1e-30, msg=name)
+
+
+class Layers(NamedTuple):
+    """Stands for a Transformer, as far as it is handed to torchao."""
+
+    layers: nn.Module
+
+    def apply_fp8(self, config: Float8Config) -> None:
+        config.apply_float8_linear(self.layers)
+
+
 class Products(TorchDispatchMode):
     """Sizes of the products in float8 while it is entered: rows, inner size, columns."""
 
@@ -138,12 +187,20 @@ def test_recomputed_layers_give_the_same_bits(checkpoint, budget):
     assert all(torch.equal(our_gradients[name], gradient) for name, gradient in gradients.items())
 
 
-def test_layouts_are_compared_exactly_as_without_it(checkpoint):
-    """In fp32, where a mask that is wrong by little shows."""
-    scorer = PairScorer(load_on_olmo_core(checkpoint, float8="rowwise"), "bf16")
-    assert choose_layout(scorer, some_pairs(), "packed", CPU) == "packed"
-    assert scorer.layout_difference < 1e-5
-    assert scorer.noise("fp32") == 1e-4
+@pytest.mark.parametrize("held_in", ["fp32", "bf16"])
+def test_layouts_are_compared_exactly_as_without_it(checkpoint, held_in):
+    """In fp32 or bf16, where a mask that is wrong by little shows; behind the comparison products are in float8 again."""
+    with_it, without = (
+        PairScorer(load_on_olmo_core(checkpoint, float8=recipe).requires_grad_(False), "bf16")
+        for recipe in ("rowwise", "none")
+    )
+    for scorer in (with_it, without):
+        if held_in == "bf16":
+            halve_frozen(scorer.model)
+        assert choose_layout(scorer, some_pairs(), "packed", CPU) == "packed"
+    assert with_it.layout_difference == without.layout_difference < {"fp32": 1e-5, "bf16": 2e-2}[held_in]
+    assert (with_it.noise("bf16"), without.noise("bf16")) == (0.2, 0.05)
+    assert not torch.equal(sums(with_it, 1), sums(without, 1))
 
 
 def test_a_model_of_sizes_that_it_cannot_multiply_is_refused(tmp_path):
@@ -159,7 +216,7 @@ def test_a_card_without_float8_units_is_refused(checkpoint, monkeypatch, capabil
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA A100")
     if taken:
-        assert load_on_olmo_core(checkpoint, float8="rowwise").float8 == "rowwise"
+        assert load_on_olmo_core(checkpoint, float8="rowwise").float8.is_on
         return
     with pytest.raises(ConfigError, match=r"capability 8\.9 or later .* NVIDIA A100 has 8\.0"):
         load_on_olmo_core(checkpoint, float8="rowwise")

@@ -13,6 +13,12 @@ from dpo_core.contract.section import content_of
 ON_IT = {"implementation": "olmo_core", "precision": "bf16", "float8": "rowwise"}
 SIZES = {"hidden_size": 64, "intermediate_size": 176, "num_attention_heads": 4, "num_key_value_heads": 2}
 
+REFERENCE = {
+    "data": DatasetRef(path="/d", fingerprint="d", files={}),
+    "checkpoint": CheckpointRef(path="/c", fingerprint="c", tokenizer_fingerprint="t", source="c"),
+    "cache_dir": "/cache",
+}
+
 
 @pytest.mark.parametrize(
     ("other", "said"),
@@ -35,19 +41,24 @@ def test_it_is_content_of_a_training_and_of_reference_values():
     without = {name: value for name, value in ON_IT.items() if name != "float8"}
     assert content_of(TrainConfig(**ON_IT)) == content_of(TrainConfig(**without)) | {"float8": "rowwise"}
     assert "float8" not in content_of(TrainConfig())
-    job = ReferenceJob(
-        data=DatasetRef(path="/d", fingerprint="d", files={}),
-        checkpoint=CheckpointRef(path="/c", fingerprint="c", tokenizer_fingerprint="t", source="c"),
-        cache_dir="/cache",
-        precision="bf16",
-        implementation="olmo_core",
-    )
+    job = ReferenceJob(**REFERENCE, precision="bf16", implementation="olmo_core")
     assert "float8" not in job.scores_content
     keys = [
         job.model_copy(update={"float8": recipe}).scores_content
         for recipe in ("none", "rowwise", "rowwise_with_gw_hp")
     ]
     assert all(keys.count(key) == 1 for key in keys)
+
+
+def test_in_float8_the_layout_is_content_of_reference_values():
+    """Packed rows and padded ones are 0.07 nats a token apart there: the margin of step 0 would not be zero."""
+
+    def content(**how: str) -> dict:
+        return content_of(ReferenceJob(**REFERENCE, **how))
+
+    on_it = {name: value for name, value in ON_IT.items() if name != "float8"}
+    assert content(**on_it) == content(**on_it, forward="padded")
+    assert content(**ON_IT) == content(**ON_IT, forward="padded") | {"forward": "packed"}
 
 
 @pytest.mark.parametrize(
