@@ -5,6 +5,7 @@ import sys
 from dpo_core.contract.compiled_regions import check_compiled_regions
 from dpo_core.contract.cuda8bit import check_cuda8bit
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.float8 import check_float8_card
 from dpo_core.contract.gpu_attention import check_gpu_attention
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.tracking_config import check_trackers
@@ -17,7 +18,7 @@ from tasks.checkpoint.source import check_source
 from tasks.data.sources import check_sources
 from tasks.hub.judge_server import is_on_loopback
 from tasks.image.config import check_variant
-from tasks.launch.compute import check_devices, solve_batch
+from tasks.launch.compute import check_devices, newest_card, solve_batch
 from tasks.launch.launcher import kind_of
 
 
@@ -33,6 +34,10 @@ def check_before_start(config: StageConfig) -> None:
         is_here = config.compute.launcher == "process" and "CC" not in config.compute.env
         check_compiled_regions(config.compute.sharding, machine.num_gpus, is_here)
     check_implementation(config)
+    if config.train.float8 != "none" and machine.num_gpus and config.compute.launcher != "slurm":
+        newest = newest_card()  # a cluster's are seen by the first step
+        if newest is not None:
+            check_float8_card(*newest)
     check_benchmarks(config)
     if launcher.runs_in_image:
         check_variant(config.image, machine)
@@ -54,7 +59,7 @@ def check_installed_trackers(config: StageConfig) -> None:
     if python.path == sys.executable:
         check_trackers(config.tracking)
     else:
-        check_trackers(config.tracking, missing_in(python.path, names))
+        check_trackers(config.tracking, [*missing_in(python.path, names)])
 
 
 def _check_reached_from_a_container(config: StageConfig) -> None:

@@ -3,18 +3,11 @@
 from dpo_core.contract.benchmarks import LM_EVAL_VERSION
 from dpo_core.contract.errors import ConfigError
 from flows.settings.stage_config import StageConfig
-from flows.step_software import (
-    StepPython,
-    answer_of,
-    check_image_holds,
-    how_to_get_it,
-    missing_in,
-    python_of_steps,
-)
+from flows.step_software import StepPython, check_image_holds, how_to_get_it, missing_in, python_of_steps
 from tasks.benchmark import pinned_folder
 from tasks.image.image_ref import BENCHMARKS
 
-SHOW_VERSION = "import importlib.metadata; print(importlib.metadata.version('lm-eval'))"
+VLLM = "vllm"
 
 
 def check_benchmarks(config: StageConfig) -> None:
@@ -36,14 +29,15 @@ def check_benchmarks(config: StageConfig) -> None:
 
 
 def _check_python(config: StageConfig, python: StepPython) -> None:
-    found = answer_of(python.path, SHOW_VERSION) or "none"
-    if found != LM_EVAL_VERSION:
+    lm_eval = f"lm-eval=={LM_EVAL_VERSION}"
+    missing = missing_in(python.path, [lm_eval, VLLM] if config.benchmarks.back_end == "vllm" else [lm_eval])
+    if lm_eval in missing:
         raise ConfigError(
             f"benchmarks.tasks is set, and {python.path}, which steps run in, has no lm-eval {LM_EVAL_VERSION} (found: "
-            f"{found}).",
+            f"{missing[lm_eval]}).",
             how_to_get_it(config, python),
         )
-    if config.benchmarks.back_end == "vllm" and missing_in(python.path, ["vllm"]):
+    if missing:
         raise ConfigError(
             f"benchmarks.back_end is vllm, and {python.path}, which steps run in, has no vLLM.",
             f"Install it there, set {python.setting} to an interpreter that has it, or set benchmarks.back_end to hf.",

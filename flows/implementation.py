@@ -11,20 +11,12 @@ from dpo_core.contract.olmo_core import check_olmo_core
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.tensor_parallel import check_tensor_degree
 from flows.settings.stage_config import StageConfig
-from flows.step_software import (
-    StepPython,
-    answer_of,
-    check_image_holds,
-    how_to_get_it,
-    missing_in,
-    python_of_steps,
-)
+from flows.step_software import StepPython, check_image_holds, how_to_get_it, missing_in, python_of_steps
 from tasks.checkpoint.own_files import read_json_file
 from tasks.image.image_ref import OLMO_CORE
 from tasks.launch.launcher import kind_of
 
-IS_THERE = "import importlib.util, sys; sys.exit(importlib.util.find_spec('olmo_core') is None)"
-TORCHAO = "torchao"
+MODULE, FLOAT8_MODULE = "olmo_core", "torchao"
 
 
 def check_implementation(config: StageConfig) -> None:
@@ -82,13 +74,15 @@ def _local_models(config: StageConfig) -> Iterator[tuple[str, Path]]:
 
 
 def _check_python(config: StageConfig, python: StepPython) -> None:
-    if answer_of(python.path, IS_THERE) is None:
+    float8 = config.train.float8
+    missing = missing_in(python.path, [MODULE] if float8 == "none" else [MODULE, FLOAT8_MODULE])
+    if MODULE in missing:
         raise ConfigError(
             f"train.implementation is olmo_core, and {python.path}, which steps run in, does not have OLMo-core.",
             how_to_get_it(config, python),
         )
-    if config.train.float8 != "none" and missing_in(python.path, [TORCHAO]):
+    if missing:
         raise ConfigError(
-            f"train.float8 is {config.train.float8}, and {python.path}, which steps run in, does not have torchao.",
+            f"train.float8 is {float8}, and {python.path}, which steps run in, does not have torchao.",
             f"{how_to_get_it(config, python)} Or set train.float8 to none.",
         )

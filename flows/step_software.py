@@ -1,5 +1,6 @@
 """Whether what few runs need is installed where their steps run, asked before anything is fetched or booked."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,9 +14,25 @@ from tasks.launch.launcher import kind_of
 from tasks.launch.process import step_python
 
 LOOKED_SECONDS = 60  # an interpreter's start on a slow file system
-MISSING = (
-    "from importlib.util import find_spec; print(*(name for name in {names!r} if find_spec(name) is None))"
-)
+# Prints a JSON object: of what is wanted and not there, the version that is there instead.
+LOOK_FOR = """
+import json, sys
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+missing = {}
+for wanted in sys.argv[1:]:
+    name, pinned, pin = wanted.partition("==")
+    found = "none"
+    if pinned:
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            pass
+    if found != pin if pinned else find_spec(name) is None:
+        missing[wanted] = found
+print(json.dumps(missing))
+"""
 
 
 class StepPython(NamedTuple):
@@ -45,9 +62,10 @@ def unchecked_software(config: StageConfig) -> str:
     python = python_of_steps(config)
     wanted = {
         "OLMo-core": config.train.implementation == "olmo_core",
+        "torchao": config.train.float8 != "none",
         "lm-evaluation-harness": bool(config.benchmarks.tasks),
     }
-    names = " and ".join(name for name, is_wanted in wanted.items() if is_wanted)
+    names = ", ".join(name for name, is_wanted in wanted.items() if is_wanted)
     if not names or python is None or not python.why_not:
         return ""
     return (
@@ -86,20 +104,23 @@ def check_image_holds(config: StageConfig, software: str, extra: str, needed_by:
         )
 
 
-def missing_in(python: str, modules: Sequence[str]) -> list[str]:
-    """Return which of some top-level modules an interpreter lacks, in their order. Raises ``ConfigError`` where it cannot be
-    asked."""
-    found = answer_of(python, MISSING.format(names=tuple(modules)))
-    if found is None:
-        raise ConfigError(f"{python}, which steps run in, is no Python that could be asked for its modules.")
-    return found.split()
-
-
-def answer_of(python: str, program: str) -> str | None:
-    """Return what an interpreter prints when it runs ``program``; None if that fails. Raises ``ConfigError`` where there is
-    no such interpreter."""
+def missing_in(python: str, wanted: Sequence[str]) -> dict[str, str]:
+    """Return what an interpreter lacks, in the order of ``wanted``: top-level modules, or packages in one version
+    (``name==version``); each with the version that is there instead, "none" where there is none. Raises ``ConfigError``
+    where it cannot be asked."""
+    cure = "Set compute.python, with Slurm slurm.python, to a Python interpreter."
     try:
-        ran = subprocess.run([python, "-c", program], capture_output=True, text=True, timeout=LOOKED_SECONDS)
+        ran = subprocess.run(
+            [python, "-c", LOOK_FOR, *wanted], capture_output=True, text=True, timeout=LOOKED_SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigError(f"{python}, which steps run in, cannot be started: {error}.") from error
-    return None if ran.returncode else ran.stdout.strip()
+        raise ConfigError(f"{python}, which steps run in, cannot be started: {error}.", cure) from error
+    try:  # what a site's own start-up prints stands before it
+        found = json.loads(ran.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        found = None
+    if ran.returncode or not isinstance(found, dict):
+        raise ConfigError(
+            f"{python}, which steps run in, is no Python that could be asked what is installed in it.", cure
+        )
+    return found

@@ -1,6 +1,7 @@
 """What ``train.implementation: olmo_core`` can do, as far as a checkpoint's config.json tells. Torch-free, so that a plan
 says it, too."""
 
+import math
 from collections.abc import Mapping
 from itertools import chain
 from typing import Annotated, Any, Literal
@@ -80,5 +81,13 @@ def _why_not_rope(rope: Mapping[str, Any]) -> str | None:
         return f"it rotates {share:g} of a head alone"
     if kind == "yarn":
         unusual = [field for field, usual in USUAL_YARN.items() if rope.get(field) not in usual]
+        unusual += [] if _scales_as_usual(rope) else ["attention_factor"]
         return f"its YaRN sets {unusual[0]}" if unusual else None
     return None
+
+
+def _scales_as_usual(yarn: Mapping[str, Any]) -> bool:
+    """Whether queries and keys are scaled as the paper has it (arXiv 2309.00071), which OLMo-core always does; files round
+    it."""
+    stated, factor = yarn.get("attention_factor"), float(yarn.get("factor") or 0)
+    return stated is None or (factor > 0 and abs(stated - 0.1 * math.log(factor) - 1) < 1e-4)

@@ -22,17 +22,18 @@ class Card:
     network: float
     host_gib: float  # of the host's memory, for each card
     price: float  # US dollars an hour
+    capability: tuple[int, int]  # CUDA compute capability
 
 
 CARDS = {
-    "a100-40": Card(39.4, PEAKS["a100"], 1.56e12, 300e9, 25e9, 85, 1.5),
-    "a100-80": Card(79.2, PEAKS["a100"], 2.04e12, 300e9, 25e9, 140, 2.0),
-    "b200-180": Card(178.0, PEAKS["b200"], 7.7e12, 900e9, 50e9, 250, 5.0),
-    "h100-80": Card(79.6, PEAKS["h100"], 3.35e12, 450e9, 50e9, 220, 3.0),
-    "h200-141": Card(140.4, PEAKS["h200"], 4.8e12, 450e9, 50e9, 220, 3.5),
-    "l4-24": Card(22.5, PEAKS["l4"], 0.30e12, 25e9, 3e9, 48, 0.7),
-    "l40s-48": Card(44.9, PEAKS["l40s"], 0.86e12, 25e9, 12e9, 96, 1.2),
-    "rtx4090-24": Card(23.9, PEAKS["rtx 4090"], 1.01e12, 25e9, 1e9, 64, 0.5),
+    "a100-40": Card(39.4, PEAKS["a100"], 1.56e12, 300e9, 25e9, 85, 1.5, (8, 0)),
+    "a100-80": Card(79.2, PEAKS["a100"], 2.04e12, 300e9, 25e9, 140, 2.0, (8, 0)),
+    "b200-180": Card(178.0, PEAKS["b200"], 7.7e12, 900e9, 50e9, 250, 5.0, (10, 0)),
+    "h100-80": Card(79.6, PEAKS["h100"], 3.35e12, 450e9, 50e9, 220, 3.0, (9, 0)),
+    "h200-141": Card(140.4, PEAKS["h200"], 4.8e12, 450e9, 50e9, 220, 3.5, (9, 0)),
+    "l4-24": Card(22.5, PEAKS["l4"], 0.30e12, 25e9, 3e9, 48, 0.7, (8, 9)),
+    "l40s-48": Card(44.9, PEAKS["l40s"], 0.86e12, 25e9, 12e9, 96, 1.2, (8, 9)),
+    "rtx4090-24": Card(23.9, PEAKS["rtx 4090"], 1.01e12, 25e9, 1e9, 64, 0.5, (8, 9)),
 }
 
 

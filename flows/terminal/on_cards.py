@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dpo_core.contract.back_ends import BACK_ENDS
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.float8 import check_float8_card
 from dpo_core.contract.jobs import BatchPlan
 from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
@@ -90,9 +91,12 @@ class OnCards:
 
 def on_cards(config: StageConfig, size: ModelSize, cluster: Cluster) -> OnCards | None:
     """Return the verdict on a recipe of as many processes as the cluster has cards; None for a shape that is not known.
-    Raises ``ConfigError`` where those that compute together would be on several nodes."""
+    Raises ``ConfigError`` where those that compute together would be on several nodes, and for cards without the units
+    that the recipe needs."""
     if torn := config.compute.torn_groups(cluster.nodes):
         raise ConfigError(f"{torn}.", "Or plan for nodes of another number of cards.")
+    if config.train.float8 != "none":
+        check_float8_card(cluster.card.capability, cluster.name)
     if size.shape is None or size.num_parameters is None:
         return None
     batch = solve_batch(

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.chat_templates import named_in_plan
+from dpo_core.contract.float8 import ModelCode
 from dpo_core.contract.jobs import BatchPlan
 from dpo_core.contract.keep_best import EXTREME
 from dpo_core.contract.length_bias import length_bias_warning
@@ -137,7 +138,7 @@ def _steps(config: StageConfig) -> list[tuple[str, str]]:
             "train",
             f"{_objective(config.objective)}, learning rate {config.optim.learning_rate:g} "
             f"{config.optim.schedule}, {counted(config.train.num_epochs, 'epoch')}, {config.train.precision}"
-            f"{_float8(config)}{adapter}"
+            f"{_code(config)}{adapter}"
             f"{_sharding(config)}{_while_training(config)}",
         ),
         ("evaluate", config.evaluation.in_words),
@@ -192,8 +193,11 @@ def _gate(gate: GateConfig, stopping: tuple[SignName, ...]) -> list[tuple[str, s
     return ([("gate", ", ".join(rules))] if rules else []) + (asked if gate.approval == "person" else [])
 
 
-def _float8(config: StageConfig) -> str:
-    return "" if config.train.float8 == "none" else f", products in float8 ({config.train.float8})"
+def _code(config: StageConfig) -> str:
+    """What computes the model, where that is not transformers, and products where not in the precision."""
+    implementation, float8 = ModelCode.of(config.train)
+    on = "" if implementation == "transformers" else " on OLMo-core"
+    return on + ("" if float8 == "none" else f", products in float8 ({float8})")
 
 
 def _sharding(config: StageConfig) -> str:

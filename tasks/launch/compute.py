@@ -61,17 +61,33 @@ def _num_gpus() -> int:
 
 def card_memory_bytes() -> int:
     """Return the memory of the smallest NVIDIA card, 0 where there is none or it does not say."""
+    return min((int(line) << 20 for line in _of_cards("memory.total") if line.isdigit()), default=0)
+
+
+def newest_card() -> tuple[tuple[int, int], str] | None:
+    """Return the highest CUDA compute capability of an NVIDIA card here, and that card's name; None where there is none or
+    it does not say. Which of several cards a step is shown is not looked into."""
+    cards = []
+    for line in _of_cards("compute_cap,name"):
+        capability, _, name = line.partition(",")
+        major, _, minor = capability.strip().partition(".")
+        if major.isdigit() and minor.isdigit():
+            cards.append(((int(major), int(minor)), name.strip()))
+    return max(cards, default=None)
+
+
+def _of_cards(fields: str) -> list[str]:
+    """What nvidia-smi says of each card."""
     try:
-        listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+        return subprocess.run(
+            ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=30,
             check=False,
-        ).stdout
+        ).stdout.splitlines()
     except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return min((int(line) << 20 for line in listing.split() if line.isdigit()), default=0)
+        return []
 
 
 def accelerator_name(machine: Machine) -> str:

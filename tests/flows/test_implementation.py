@@ -1,5 +1,6 @@
 """``train.implementation: olmo_core`` is refused before the start where it cannot work, with what to do."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -9,13 +10,14 @@ import pytest
 from dpo_core.contract.config import TrainConfig
 from dpo_core.contract.errors import ConfigError, PairlineError
 from dpo_core.model.load import load_on_olmo_core
-from flows import benchmark_software
 from flows import implementation as module
 from flows.before_start import check_before_start
 from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
 from flows.step_software import unchecked_software
+from tasks.launch.compute import this_machine
 from tasks.launch.process import ProcessLauncher, step_python
+from tests.flows.test_benchmark_software import LM_EVAL, interpreter
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, tiny_values, write_inputs
 
@@ -26,7 +28,11 @@ def inputs(tmp_path) -> Path:
 
 
 def config(inputs: Path, **sections: dict) -> StageConfig:
+    """On OLMo-core, in an interpreter that has all of it unless a launcher or another is named."""
     sections["train"] = {"implementation": "olmo_core", **sections.get("train", {})}
+    compute = sections.get("compute", {})
+    if not {"launcher", "python"} & compute.keys():
+        sections["compute"] = compute | {"python": str(interpreter(inputs))}
     return validated(tiny_values(inputs, inputs / "store", **sections), "recipe.yaml", StageConfig)
 
 
@@ -89,24 +95,23 @@ def test_a_model_is_looked_at_again_when_it_is_fetched(inputs, sections, said):
         module.check_fetched(config(inputs, **sections), fetched)
 
 
-def test_an_environment_without_it_is_refused(inputs, monkeypatch):
-    monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
+def test_an_environment_without_it_is_refused(inputs):
+    lacking = {"python": str(interpreter(inputs, module.MODULE))}
     with pytest.raises(ConfigError, match=r"does not have OLMo-core.*make setup EXTRAS=olmo"):
-        check_before_start(config(inputs))
-    monkeypatch.setattr(module, "IS_THERE", "")
+        check_before_start(config(inputs, compute=lacking))
     check_before_start(config(inputs))
     with pytest.raises(ConfigError, match="which steps run in, cannot be started"):
         check_before_start(config(inputs, compute={"python": "/nowhere/python"}))
 
 
-def test_float8_that_cannot_be_is_refused(inputs, monkeypatch):
-    monkeypatch.setattr(module, "IS_THERE", "")
+def test_float8_that_cannot_be_is_refused(inputs):
     on_it = {"train": {"precision": "bf16", "float8": "rowwise"}, "compute": {"sharding": "fsdp2"}}
-    monkeypatch.setattr(module, "TORCHAO", "json")  # which is there
     check_before_start(config(inputs, **on_it))
-    monkeypatch.setattr(module, "TORCHAO", "no_torchao_here")
+    assert (inputs / "starts").read_text().count("\n") == 1, "OLMo-core and torchao are looked for together"
+    lacking = {"compute": {"sharding": "fsdp2", "python": str(interpreter(inputs, module.FLOAT8_MODULE))}}
     with pytest.raises(ConfigError, match=r"does not have torchao.*make setup EXTRAS=olmo.*float8 to none"):
-        check_before_start(config(inputs, **on_it))
+        check_before_start(config(inputs, **on_it | lacking))
+    check_before_start(config(inputs, **lacking))  # without float8 nobody asks for it
     for compute in ({"sharding": "none"}, {"num_processes": 2, "sharding": "fsdp2", "tensor_degree": 2}):
         with pytest.raises(
             PairlineError, match=r"compute\.sharding to fsdp2.*tensor_degree to 1, or train\.float8"
@@ -121,15 +126,38 @@ def test_float8_that_cannot_be_is_refused(inputs, monkeypatch):
         check_before_start(config(inputs, **on_it))
 
 
-def test_on_a_cluster_the_interpreter_is_asked_where_it_is_seen_from_here(inputs, monkeypatch):
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ("8.0, NVIDIA A100-SXM4-80GB", r"NVIDIA A100-SXM4-80GB has 8\.0.*float8 to none"),
+        ("8.0, NVIDIA A100-SXM4-80GB\n9.0, NVIDIA H100 80GB HBM3", ""),  # steps may be shown the second
+        ("Field compute_cap is not a valid field", ""),  # an old driver's
+        ("10.0, NVIDIA B200", ""),
+    ],
+)
+def test_a_card_without_float8_units_is_refused_before_anything_is_computed(inputs, monkeypatch, told, said):
+    smi = inputs / "nvidia-smi"
+    smi.write_text(f'#!/bin/sh\ncase "$*" in -L) echo "GPU 0: one";; *) echo "{told}";; esac\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{inputs}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("tasks.launch.process.this_machine", this_machine.__wrapped__)
+    on_it = {"train": {"precision": "bf16", "float8": "rowwise"}, "compute": {"sharding": "fsdp2"}}
+    if said:
+        with pytest.raises(ConfigError, match=said):
+            check_before_start(config(inputs, **on_it))
+    else:
+        check_before_start(config(inputs, **on_it))
+
+
+def test_on_a_cluster_the_interpreter_is_asked_where_it_is_seen_from_here(inputs):
     def on_cluster(**slurm: str) -> StageConfig:
         return config(inputs, compute={"launcher": "slurm"}, slurm=slurm)
 
-    here = on_cluster(python=sys.executable)
-    monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
+    here = on_cluster(python=str(interpreter(inputs, module.MODULE)))
     with pytest.raises(ConfigError, match=r"does not have OLMo-core.*set slurm\.python to"):
         module.check_implementation(here)
-    monkeypatch.setattr(module, "IS_THERE", "")
+    interpreter(inputs)
     module.check_implementation(here)
     assert unchecked_software(here) == ""
     for unseen, said in (
@@ -141,16 +169,16 @@ def test_on_a_cluster_the_interpreter_is_asked_where_it_is_seen_from_here(inputs
         assert re.search(said, unchecked_software(on_cluster(**unseen)))
 
 
-def test_with_benchmarks_one_environment_that_has_both_is_named(inputs, monkeypatch):
+def test_with_benchmarks_one_environment_that_has_both_is_named(inputs):
     """Each check by itself sent to an environment that the other one refuses."""
     both = {"benchmarks": {"tasks": ["ifeval"]}}
-    monkeypatch.setattr(module, "IS_THERE", "raise SystemExit(1)")
-    with pytest.raises(ConfigError, match=r"EXTRAS=olmo-benchmarks.* \.venv-olmo-benchmarks/bin/python"):
-        check_before_start(config(inputs, **both))
-    monkeypatch.setattr(module, "IS_THERE", "")
-    monkeypatch.setattr(benchmark_software, "SHOW_VERSION", "raise SystemExit(1)")
-    with pytest.raises(ConfigError, match=r"no lm-eval .* EXTRAS=olmo-benchmarks"):
-        check_before_start(config(inputs, **both))
+    for lacks, said in (
+        (module.MODULE, r"EXTRAS=olmo-benchmarks.* \.venv-olmo-benchmarks/bin/python"),
+        (LM_EVAL, r"no lm-eval .* EXTRAS=olmo-benchmarks"),
+    ):
+        lacking = {"python": str(interpreter(inputs, lacks))}
+        with pytest.raises(ConfigError, match=said):
+            check_before_start(config(inputs, **both, compute=lacking))
     in_image = both | {"compute": {"launcher": "docker"}}
     for variant in ("cpu", "cpu-olmo", "cpu-benchmarks"):
         with pytest.raises(ConfigError, match=r"Set image\.variant to cpu-olmo-benchmarks"):
@@ -185,7 +213,7 @@ def test_steps_run_in_the_interpreter_that_is_named(inputs, monkeypatch):
     monkeypatch.chdir(inputs)
     asked = config(inputs, compute={"python": "other/python"}).compute
     assert ProcessLauncher.of(asked, None, None).python == step_python(asked) == str(inputs / "other/python")
-    assert step_python(config(inputs).compute) == sys.executable
+    assert step_python(asked.model_copy(update={"python": None})) == sys.executable
 
 
 def test_a_step_that_lacks_it_says_so(tmp_path, monkeypatch):

@@ -55,6 +55,10 @@ def test_supported_models_are_taken(kind):
             },
             "its YaRN sets truncate",
         ),
+        (
+            {"model_type": "qwen3", "rope_scaling": {"type": "yarn", "factor": 8.0, "attention_factor": 1.0}},
+            "its YaRN sets attention_factor",
+        ),
     ],
 )
 def test_others_are_refused_with_the_reason_and_the_list(config, reason):
@@ -69,6 +73,11 @@ def test_others_are_refused_with_the_reason_and_the_list(config, reason):
         {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 8},
         {"model_type": "olmo3", "sliding_window": 8},
         {"model_type": "olmo3"},
+        # As the file of OLMo 3 has it.
+        {
+            "model_type": "olmo3",
+            "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.2079441541679836},
+        },
     ],
 )
 def test_layers_with_windows_are_taken(config):

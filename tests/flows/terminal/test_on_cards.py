@@ -180,6 +180,17 @@ def test_between_nodes_cards_that_compute_together_exchange_less_and_sum_layers_
     assert seconds(1) > 3 * seconds(8)
 
 
+def test_cards_without_float8_units_are_refused():
+    on_it = [
+        f"train.{setting}" for setting in ("implementation=olmo_core", "precision=bf16", "float8=rowwise")
+    ]
+    config = read_recipe(RECIPES / "tulu3-8b.yaml", [*on_it, "compute.sharding=fsdp2"])
+    size, cards = model_size(config.checkpoint), config.compute.num_processes
+    assert on_cards(config, size, Cluster.of("h100-80", cards, 1, None, cards))
+    with pytest.raises(ConfigError, match=r"capability 8\.9 or later .*, and a100-80 has 8\.0"):
+        on_cards(config, size, Cluster.of("a100-80", cards, 1, None, cards))
+
+
 def test_cards_of_several_nodes_do_not_compute_together():
     config = read_recipe(RECIPES / "tulu3-70b.yaml", ["compute.tensor_degree=8"])
     torn = "tensor_degree 8 cannot form groups of the 4 processes of a node"

@@ -57,6 +57,9 @@ def test_tulu_is_planned_as_published():
     }
     assert plan.num_steps is None
     assert dict(plan.steps)["train"].endswith("bf16, fsdp2")
+    on_it = ["train.implementation=olmo_core", "train.float8=rowwise"]
+    changed = plan_stage(read_recipe(RECIPES / "tulu3-8b.yaml", on_it))
+    assert dict(changed.steps)["train"].endswith("bf16 on OLMo-core, products in float8 (rowwise), fsdp2")
 
 
 def test_olmo_is_planned_as_published():
