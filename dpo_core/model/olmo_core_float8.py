@@ -25,6 +25,11 @@ class HalvedFirst(Float8Linear):
 
     switch: Float8Switch
 
+    @classmethod
+    def take(cls, stock: Float8Linear, switch: Float8Switch) -> None:
+        """Make one of torchao's, in place."""
+        stock.__class__, stock.switch = cls, switch
+
     def forward(self, input: Tensor) -> Tensor:
         """Return the layer's output of hidden states [R, T, inputs]."""
         device, weight = input.device.type, self.weight
@@ -42,7 +47,7 @@ def use_float8(model: OlmoCoreModel, recipe: Float8Recipe) -> None:
     model.float8 = Float8Switch()
     for module in model.modules():
         if type(module) is Float8Linear:
-            module.__class__, module.switch = HalvedFirst, model.float8
+            HalvedFirst.take(module, model.float8)
 
 
 def _config(recipe: Float8Recipe) -> Float8Config:

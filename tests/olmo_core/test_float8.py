@@ -199,7 +199,7 @@ def test_layouts_are_compared_exactly_as_without_it(checkpoint, held_in):
             halve_frozen(scorer.model)
         assert choose_layout(scorer, some_pairs(), "packed", CPU) == "packed"
     assert with_it.layout_difference == without.layout_difference < {"fp32": 1e-5, "bf16": 2e-2}[held_in]
-    assert (with_it.noise("bf16"), without.noise("bf16")) == (0.2, 0.05)
+    assert (with_it.noise("bf16"), without.noise("bf16")) == (0.1, 0.05)
     assert not torch.equal(sums(with_it, 1), sums(without, 1))
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
+from dpo_core.contract.errors import ReferenceMismatch
 from dpo_core.contract.jobs import ReferenceResult, TrainJob, TrainResult
 from dpo_core.contract.loss_config import LossConfig
+from dpo_core.contract.results import read_error
 from tests.dpo_core.engine.test_sharded import BACK_ENDS
-from tests.step_process import metrics_of, run_ranks
+from tests.step_process import metrics_of, run_ranks, start_ranks
 from tests.tiny_stage import TinyStage, reference_job
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -69,6 +72,14 @@ def test_reference_values_are_its_own_and_the_margin_of_step_0_is_zero(reference
     assert alone.first_metrics["loss"] == pytest.approx(np.log(2), abs=1e-2)
     losses = [step["loss"] for step in metrics_of(alone.metrics_path.parent)]
     assert len(losses) == STEPS and np.isfinite(losses).all()  # noqa: PT018
+
+
+def test_reference_values_of_bf16_are_told_from_its_own(stage, references, tmp_path):
+    """They cannot come from the cache, whose key they do not have; the guard would see them all the same."""
+    job = job_of(stage, references["none"], tmp_path)
+    assert start_ranks(job, 1).wait(PATIENCE_SECONDS) != 0
+    error = read_error(job)
+    assert (error.kind, "(allowed 0.1)" in error.message) == (ReferenceMismatch.kind, True)
 
 
 def test_gone_on_from_a_checkpoint_it_gives_the_same_bits(stage, references, alone, tmp_path):
