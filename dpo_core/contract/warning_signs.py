@@ -233,7 +233,8 @@ def _displacement(value: float, bound: float, _: str) -> str:
 def _length(value: float, bound: float, _: str) -> str:
     return (
         f"Greedy answers are {value:.2f} times as long as the SFT checkpoint's (bound {bound:g}); length is often all that "
-        "a reward has found (Singhal et al., arXiv 2310.03716). dpo_norm, simpo or loss.ld_alpha weigh it less."
+        "a reward has found (Singhal et al., arXiv 2310.03716). Balance lengths in the data; dpo_norm, simpo or "
+        "loss.ld_alpha weigh them less than sums over tokens do."
     )
 
 
