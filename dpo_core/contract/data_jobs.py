@@ -98,7 +98,7 @@ class SourceLedger(Section):
         0  # rows with a turn of the prompt that the chat template leaves out, wholly or in part
     )
     prompt_passed_by: int = (
-        0  # kept rows with a prompt in a column of its own that neither conversation holds
+        0  # kept rows with a column of what comes before the answers that says what does not stand there
     )
     prompt_passed_by_rows: tuple[int, ...] = ()  # the first of them
     unnamed_role: int = 0  # kept rows with a turn of a role that the chat template does not name
@@ -184,7 +184,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 10  # prompts that are passed by are counted; fields that templates read by any way
+    VERSION = 11  # histories, conversations and messages that are passed by are counted, too
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

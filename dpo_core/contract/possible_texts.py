@@ -9,6 +9,7 @@ from typing import Any
 from dpo_core.contract.chat_templates import is_template_text
 
 LONGEST_NAME, LONGEST_PATH = 255, 4096  # bytes; of a file's name and of a path, on Linux
+DEEPEST = 100  # lists and objects around a value; PyYAML and Python's JSON give up at some hundreds, each in its own words
 IMPOSSIBLE = re.compile("[\x00\ud800-\udfff]")
 # Settings that may be paths: places, and ids of the Hub, which are folders in its client's cache.
 PLACES = frozenset(
@@ -20,7 +21,8 @@ PLACES = frozenset(
 
 
 def check_texts(values: Any) -> None:
-    """Raise ``ValueError`` for the first text in settings that is no text, or a path that is too long to be one."""
+    """Raise ``ValueError`` for the first text in settings that is no text, or a path that is too long to be one, and for
+    values that are nested without end."""
     for place, text in _texts(values, ()):
         setting = ".".join(place)
         if found := IMPOSSIBLE.search(text):
@@ -42,7 +44,12 @@ def _is_too_long(text: str) -> bool:
 
 
 def _texts(value: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every text with the setting that it stands in; names of settings, too, which may be a set's columns."""
+    """Every text with the setting that it stands in; names of settings, too, which may be a set's columns. Raises
+    ``ValueError``."""
+    if len(place) > DEEPEST:
+        raise ValueError(
+            f"{'.'.join(place[:4])} holds more than {DEEPEST} values within each other, which no setting needs"
+        )
     if isinstance(value, str | PurePath):
         yield place, str(value)
     elif isinstance(value, dict):

@@ -57,13 +57,16 @@ def prompt_left_out_warning(label: str, count: int) -> str | None:
 
 
 def passed_by_warning(label: str, count: int, rows: tuple[int, ...]) -> str | None:
-    """Return what it means that a prompt beside whole conversations is in neither of them, None if there are none."""
+    """Return what it means that a column speaks of what comes before the answers, and none of it is there; None if there
+    are none."""
     if not count:
         return None
     return (
-        f"{label}: in {count:,} pairs ({_rows(count, rows)}) the column of the prompt says what chosen and rejected do not, "
-        "which are whole conversations and are taken as they are; it is passed by. If it belongs before them, write it "
-        "into both, or leave the answers alone there; if it does not, remove it. `pairline show-rows` shows what is trained."
+        f"{label}: in {count:,} pairs ({_rows(count, rows)}) the column of the prompt, or one of turns before it (history, "
+        "conversations, messages), says what does not stand before the answers that are trained, and it is passed by: "
+        "whole conversations are taken as they are, and a history is read as messages or [[question, answer], ...]. If it "
+        "belongs there, write it into the prompt or both conversations; if it does not, remove it. `pairline show-rows` "
+        "shows what is trained."
     )
 
 

@@ -8,6 +8,23 @@ from dpo_core.contract.amount import Amount
 from dpo_core.contract.chat_templates import TemplateArguments
 from dpo_core.contract.section import Section
 
+OUR_COLUMNS = (
+    "prompt",
+    "chosen",
+    "rejected",
+    "conversations",
+    "system",
+    "tools",
+    "constraints",
+    "instruction_id_list",
+    "kwargs",
+    "chat_template_kwargs",
+    "weight",
+    "margin",
+    "answers",
+    "scores",
+    "ranks",
+)
 PairRule = Literal["best_worst", "best_random", "all"]
 
 
@@ -48,6 +65,21 @@ class DataSource(Section):
         description="Variables that the chat template is given for this set's rows, e.g. {enable_thinking: false}. A "
         "row's own column chat_template_kwargs goes before it, name by name.",
     )
+
+    @model_validator(mode="after")
+    def _maps_our_columns(self) -> "DataSource":
+        if unknown := [ours for ours in self.columns if ours not in OUR_COLUMNS]:
+            raise ValueError(
+                f"columns names `{unknown[0]}`, which is none of ours: {', '.join(OUR_COLUMNS)}. The map goes from our "
+                "column to theirs, e.g. {chosen: winner}"
+            )
+        if blank := [ours for ours, theirs in self.columns.items() if not theirs.strip()]:
+            raise ValueError(f"columns names no column of the set for {blank[0]}: leave it out, or name one")
+        if (side := self.columns.get("chosen")) and side == self.columns.get("rejected"):
+            raise ValueError(
+                f"columns names `{side}` for both chosen and rejected, which would be the same answer"
+            )
+        return self
 
     @model_validator(mode="after")
     def _names_what_pairs_are_made_of(self) -> "DataSource":

@@ -24,6 +24,7 @@ from dpo_core.data.prompt_beside import (
     behind,
     explicit_prompt,
     first_of,
+    has_several,
     hh_turns,
     is_passed_by,
     messages_of,
@@ -39,24 +40,6 @@ from dpo_core.data.row_columns import (
     tool_list,
 )
 from dpo_core.data.system_prompt import SYSTEM_COLUMNS, leading_system, system_beside, with_system
-
-OUR_COLUMNS = (
-    "prompt",
-    "chosen",
-    "rejected",
-    "conversations",
-    "system",
-    "tools",
-    "constraints",
-    "instruction_id_list",
-    "kwargs",
-    "chat_template_kwargs",
-    "weight",
-    "margin",
-    "answers",
-    "scores",
-    "ranks",
-)
 
 HOLD_PROMPT = ("messages", "hh_rlhf")  # formats whose sides may be whole conversations
 MEDIA_COLUMNS = frozenset({"images", "image", "videos", "video", "audios", "audio"})
@@ -125,7 +108,7 @@ def to_pair(row: Any, fields: frozenset[str] = NOTHING_ELSE) -> tuple[FormatName
         tools=tools,
         constraints=constraints,
         template_kwargs=arguments,
-        prompt_passed_by=name in HOLD_PROMPT and is_passed_by(row, prompt, fields),
+        prompt_passed_by=(name in HOLD_PROMPT or has_several(row)) and is_passed_by(row, prompt, fields),
     )
     return name, whole_pair(pair)
 

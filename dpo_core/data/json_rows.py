@@ -13,28 +13,29 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from dpo_core.contract.errors import DataError
-from dpo_core.data.deep_json import TOKEN, TOO_DEEP, end_of_brackets, members_of
+from dpo_core.data.deep_json import TOKEN, end_of_brackets, members_of
 from dpo_core.data.json_line import DECODER, QUICK, RawRow, row_of_line
-from dpo_core.data.repeated_names import SEVERAL_VALUES, RepeatedName
+from dpo_core.data.json_wrappers import (
+    WRAPPERS,
+    WRAPS,
+    first_object,
+    may_wrap,
+    require_one_list,
+    surely_wrapped,
+    wrapped_rows,
+)
+from dpo_core.data.repeated_names import RepeatedName
 
 READ_CHARACTERS = 1 << 20
 MAX_ROW_CHARACTERS = 64 << 20  # a few kB packed can be a line of gigabytes
 MAX_WHOLE_CHARACTERS = 4 << 20  # of an object that may wrap all rows; ``[],`` takes twenty times its length
-WRAPPERS = ("data", "rows", "train", "examples", "instances")  # {"data": [...]} instead of [...]
 # Beside JSON's own: marks that editors and Windows leave at the beginning of files, RFC 7464's record separator.
 BLANKS = " \t\r\n\ufeff\x1e"
 LONG = object()
-_WRAPS = re.compile(rf'{{\s*"(?:{"|".join(WRAPPERS)})"\s*:\s*\[')
 SHORTEST_CERTAIN = 16  # characters behind an error that no cut-off token explains: "-Infinity", "\\u00e9"
 
 _BLANKS = re.compile(f"[{BLANKS}]*")
 _BETWEEN = re.compile(f"[,{BLANKS}]*")
-
-
-_SEVERAL_LISTS = (
-    "{path} is one object with several lists of rows, {names}. Write the rows that you want as JSON lines "
-    "(.jsonl)."
-)
 
 
 def json_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
@@ -58,49 +59,15 @@ def json_rows(path: Path, file: TextIO) -> Iterator[RawRow]:
                 pass
             yield RawRow(None)  # it is counted, and dropped as no preference row
             continue
-        is_wrapper = is_document and number == 1 and _WRAPS.match(text) is not None
+        is_wrapper = is_document and number == 1 and WRAPS.match(text) is not None
         row = None if is_cut or is_wrapper else row_of_line(text)
-        if row is None or (is_document and number == 1 and _may_wrap(path, row.value)):
+        if row is None or (is_document and number == 1 and may_wrap(path, row.value)):
             yield from _Values(path, file, line, number).rows()
             return
-        if (rows := _surely_wrapped(path, row.value)) is None:
+        if (rows := surely_wrapped(path, row.value)) is None:
             yield row
         else:
             yield from map(RawRow, rows)
-
-
-def _may_wrap(path: Path, value: Any) -> bool:
-    """Return whether it is an object that wraps rows, or one whose rows cannot be told all together."""
-    if _wrapped(path, value) is not None:
-        return True
-    return isinstance(value, dict) and any(value.get(key) in (TOO_DEEP, SEVERAL_VALUES) for key in WRAPPERS)
-
-
-def _wrapped(path: Path, value: Any) -> list | None:
-    """The rows in an object that wraps them, None for an object that is a row itself. Raises ``DataError``."""
-    if not isinstance(value, dict) or "chosen" in value or "rejected" in value:
-        return None
-    found = [key for key in WRAPPERS if isinstance(value.get(key), list)]
-    if len(found) > 1:
-        raise DataError(_SEVERAL_LISTS.format(path=path, names=" and ".join(found)))
-    return value[found[0]] if found else None
-
-
-def _surely_wrapped(path: Path, value: Any) -> list | None:
-    """The rows in an object that wraps them among other values of a file (``cat a.json b.json``): its list holds such as
-    have answers. Any other is a row, whose columns may have any name. Raises ``DataError``."""
-    if (
-        not isinstance(value, dict)
-        or "chosen" in value
-        or not any(_holds_pairs(value.get(key)) for key in WRAPPERS)
-    ):
-        return None
-    return _wrapped(path, value)
-
-
-def _holds_pairs(rows: Any) -> bool:
-    first = rows[0] if isinstance(rows, list) and rows else None
-    return isinstance(first, dict) and "chosen" in first and "rejected" in first
 
 
 class _Values:
@@ -127,14 +94,15 @@ class _Values:
                 return
             row = value if self.position - start <= MAX_ROW_CHARACTERS else None
             is_all = is_wrapper and not self._next(_BLANKS)
-            rows = (_wrapped if is_all else _surely_wrapped)(self.path, value)
+            rows = (wrapped_rows if is_all else surely_wrapped)(self.path, value)
             yield from map(RawRow, [row] if rows is None else rows)
             is_first = False
 
     def _members(self) -> Iterator[Any]:
         """The rows in the object that begins here, which is longer than a row and wraps all rows, member by member."""
         self.position += 1
-        wrappers = []
+        wrappers: list[str] = []
+        firsts: dict[str, dict] = {}  # of the lists
         while (first := self._next(_BETWEEN)) != "}":
             key = self._value(MAX_ROW_CHARACTERS) if first == '"' else self._fail("a name is expected", "")
             if self._next(_BLANKS) != ":":
@@ -142,13 +110,15 @@ class _Values:
             self.position += 1
             if self._next(_BLANKS) == "[" and key in WRAPPERS:
                 wrappers.append(key)
-                yield from self._elements()
+                for number, row in enumerate(self._elements()):
+                    if not number:
+                        firsts[key] = first_object([row])
+                    yield row
             else:
-                self._value(MAX_ROW_CHARACTERS)
+                firsts[key] = first_object(self._value(MAX_ROW_CHARACTERS))
             if key in ("chosen", "rejected") or len(wrappers) > 1:
                 break
-        if len(wrappers) > 1:
-            raise DataError(_SEVERAL_LISTS.format(path=self.path, names=" and ".join(wrappers)))
+        require_one_list(self.path, wrappers, firsts)
         self.position += 1
         if first != "}" or len(wrappers) != 1 or self._next(_BLANKS):
             raise DataError(
@@ -203,7 +173,7 @@ class _Values:
                 end = end_of_brackets(self.buffer, self.position)
                 if end < len(self.buffer) or self.ended:
                     found = members_of(self.buffer[self.position : end], DECODER)
-                    return LONG if _may_wrap(self.path, found) else members_of(self._skip(), DECODER)
+                    return LONG if may_wrap(self.path, found) else members_of(self._skip(), DECODER)
             except ValueError as error:
                 if self.ended or self._is_certain(error):
                     self._fail(getattr(error, "msg", str(error)), error)

@@ -14,7 +14,7 @@ class PreferencePair:
     prompt included. A message is ``{"role": ..., "content": ..., ...}``. ``constraints`` are the verifiable
     instructions of the prompt (``dpo_core.data.checkers``), empty where the row has none. ``template_kwargs`` are further
     variables for the chat template. ``has_replaced`` tells whether halves of characters were replaced,
-    ``prompt_passed_by`` whether a prompt beside whole conversations says what they do not.
+    ``prompt_passed_by`` whether a column of what comes before the answers says what does not stand there.
     """
 
     prompt: list[dict]

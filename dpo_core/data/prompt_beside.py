@@ -57,6 +57,8 @@ def explicit_prompt(row: dict, fields: frozenset[str]) -> tuple[FormatName, list
         return "sharegpt", _without_answer(row, conversation, fields)
     prompt = messages_of(raw, "user", fields)
     if prompt is not None:
+        if "messages" in row and len(prompt) == 1 and (whole := _ending_with(row, prompt[0], fields)):
+            return "sharegpt", whole
         return "prompt_messages", _behind_history(row, _without_answer(row, prompt, fields), fields)
     text = text_of(raw)
     if text is None:
@@ -98,30 +100,59 @@ def turns_before(row: dict, chosen: list[dict], rejected: list[dict], fields: fr
 
 def _may_have_turns(row: dict) -> bool:
     """Whether a prompt beside the answers may be more than one turn: of most rows it is a text, or there is none."""
-    if any(name in row for name in (*CONVERSATION_COLUMNS, "messages", "history")):
+    if has_several(row):
         return True
     raw = first_of(row, PROMPT_COLUMNS)
     return raw is not None and (not isinstance(raw, str) or raw.lstrip().startswith(("[", "{", "Human:")))
 
 
+def has_several(row: dict) -> bool:
+    """Return whether more than one column of a row may speak of what comes before its answers."""
+    return any(name in row for name in (*CONVERSATION_COLUMNS, "messages", "history"))
+
+
 def is_passed_by(row: dict, context: list[dict], fields: frozenset[str]) -> bool:
-    """Return whether a prompt in a column of its own says something that is not in ``context``: all that stands before the
-    answers of a row whose sides are whole conversations. A last answer that the column has beside the two is no prompt.
-    """
+    """Return whether a column that speaks of what comes before the answers says something that is not in ``context``: all
+    that stands there. A last answer that a conversation has beside the two is no prompt."""
     raw = first_of(row, PROMPT_COLUMNS)
-    if isinstance(raw, str) and "history" not in row and any(raw in turn["content"] for turn in context):
+    if isinstance(raw, str) and not has_several(row) and any(raw in turn["content"] for turn in context):
         return False  # nearly all: the user's text
     try:
         name, prompt = explicit_prompt(row, fields)
-        turns = [*_earlier_turns(row.get("history"), fields), *(prompt or ())]
+        turns = prompt or []
+        if name == "sharegpt" and turns and turns[-1]["role"] == "assistant":
+            turns = turns[:-1]
+        earlier = _earlier_turns(row.get("history"), fields) or []
+        turns = [*earlier, *turns, *_said_beside(row, raw, name == "sharegpt", fields)]
     except RowDropped:  # it is not even read
         return True
-    if name == "sharegpt" and turns and turns[-1]["role"] == "assistant":
-        turns = turns[:-1]
+    there = "".join(bare(text) for turn in context for text in said_by(turn))
+    if _is_unread_history(row.get("history"), fields, there):
+        return True
     if not turns or all(turn in context for turn in turns):
         return False
-    there = "".join(bare(text) for turn in context for text in said_by(turn))
     return any(bare(text) not in there for turn in turns for text in said_by(turn))
+
+
+def _said_beside(row: dict, raw: Any, is_conversation: bool, fields: frozenset[str]) -> list[dict]:
+    """The turns of the columns that ``explicit_prompt`` leaves unread: of a prompt beside a conversation, or of messages
+    beside a prompt, without what the assistant says last."""
+    if is_conversation:
+        asked = messages_of(raw, "user", fields)
+        return asked or [{"role": "user", "content": text_of(raw) or ""}]
+    if raw is None or row.get("messages") is None:
+        return []
+    said = messages_of(row["messages"], None, fields) or []
+    while said and said[-1]["role"] == "assistant":
+        said = said[:-1]
+    return said
+
+
+def _is_unread_history(history: Any, fields: frozenset[str], there: str) -> bool:
+    """Whether ``history`` holds something that is in no form of turns and does not stand ``there``."""
+    if not history or _earlier_turns(history, fields) is not None:
+        return False
+    return bare(history) not in there if isinstance(history, str) else isinstance(history, list | dict)
 
 
 def behind(earlier: list[dict], turns: list[dict]) -> list[dict]:
@@ -130,7 +161,7 @@ def behind(earlier: list[dict], turns: list[dict]) -> list[dict]:
 
 
 def _ending_with(row: dict, last: dict, fields: frozenset[str]) -> list[dict] | None:
-    """The conversation in ``messages`` where the prompt's text is its last turn, or where it is the system's alone."""
+    """The conversation in ``messages`` where the prompt is its last turn, or where it is the system's alone."""
     try:
         conversation = messages_of(row["messages"], None, fields)
     except RowDropped:  # as above
@@ -152,23 +183,23 @@ def _behind_history(row: dict, prompt: list[dict], fields: frozenset[str]) -> li
     return behind(history, prompt)
 
 
-def _earlier_turns(history: Any, fields: frozenset[str]) -> list[dict]:
-    """The turns of LLaMA-Factory's ``history``, [[question, answer], ...], or messages; none of a column that holds
+def _earlier_turns(history: Any, fields: frozenset[str]) -> list[dict] | None:
+    """The turns of LLaMA-Factory's ``history``, [[question, answer], ...], or messages; None of a column that holds
     something else."""
     if history is None:
         return []
     pairs = from_json_text(history)
     if not isinstance(pairs, list):
-        return []
+        return None
     if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         named = all(
             isinstance(turn, dict) and any(isinstance(turn.get(key), str) for key in ROLE_KEYS)
             for turn in pairs
         )
-        return (message_list(history, None, fields) or []) if named else []
+        return message_list(history, None, fields) if named else None
     texts = [text for pair in pairs for text in pair]
     if not all(isinstance(text, str) or text is None for text in texts):
-        return []
+        return None
     turns = zip(("user", "assistant") * len(pairs), texts, strict=True)
     return [{"role": role, "content": text} for role, text in turns if text]
 

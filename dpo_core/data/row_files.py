@@ -27,6 +27,7 @@ _UNREAD = re.compile(
     r"\.(?:\d+|a[a-z]|part\w*|incomplete|download|crdownload))",
     re.IGNORECASE,
 )
+_JSON = re.compile(r".*\.json", re.IGNORECASE)  # ``B.JSON``, which is no name that is read
 # Which may hold rows.
 _ARCHIVE = re.compile(r".*\.(?:tar(?:\.\w+)?|tgz|zip|7z|rar)|[^.]+\.(?:gz|zst|zstd|xz|bz2)", re.IGNORECASE)
 _SHARD = re.compile(r"^(?P<split>\w+(?:\.\w+)*?)-(?P<number>\d+)-of-(?P<count>\d+)")
@@ -52,6 +53,13 @@ _SPLIT_WORDS = {
 def is_supported(path: Path) -> bool:
     """Return whether the file's name says that it holds rows."""
     return path.name.endswith(SUPPORTED) and path.name not in NOT_ROWS
+
+
+def _is_unread(path: Path) -> bool:
+    """Return whether the file's name says that it holds rows in a form, or under a name, that is not read."""
+    if path.name.lower() in NOT_ROWS or is_supported(path):
+        return False
+    return any(pattern.fullmatch(path.name) for pattern in (_UNREAD, _JSON))
 
 
 def files_of(path: Path, split: str) -> list[Path]:
@@ -156,7 +164,7 @@ def _refuse_folder(error: OSError) -> None:
 def _refuse_linked(folder: Path, path: Path) -> None:
     """Raise ``DataError`` if rows lie behind a link to a directory, which is not followed: it may lead back."""
     for _, _, files in os.walk(path):
-        if any(is_supported(Path(name)) or _UNREAD.fullmatch(name) for name in files):
+        if any(is_supported(Path(name)) or _is_unread(Path(name)) for name in files):
             raise DataError(
                 f"{folder} holds {path.relative_to(folder)}, a link to a directory with rows, which is not followed. Name "
                 "that directory as a source of its own, or move its files here."
@@ -189,7 +197,7 @@ def _files_of_directory(folder: Path, split: str) -> list[Path]:
         raise DataError(
             f"{folder} has no split `{split}`; its files speak of {', '.join(found)}. Set `split`."
         )
-    unread = [name for name in _visible(folder) if _UNREAD.fullmatch(name.name) and not is_supported(name)]
+    unread = [name for name in _visible(folder) if _is_unread(name)]
     if missed := [name for name in unread if split_of(name) in {split, *(splits[name] for name in wanted)}]:
         raise DataError(
             f"{folder} holds {missed[0]} beside the files that are read, and it would be missed. Supported are "

@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from dpo_core.contract.errors import DataError, StoreError
 from dpo_core.contract.refs import ResolvedEvaluationSet, ResolvedSource
+from dpo_core.contract.source_config import OUR_COLUMNS
 from dpo_core.contract.store import ASIDE, exclusive, fingerprint, new_directory, write_json
-from dpo_core.data.formats import OUR_COLUMNS, READ_COLUMNS
+from dpo_core.data.formats import READ_COLUMNS
 from dpo_core.data.half_characters import has_half
 from dpo_core.data.hub_rows import hub_rows
 from dpo_core.data.json_line import RawRow

@@ -71,7 +71,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "seed": 3,
             "cache_dir": "/s/cache",
         },
-        "3fb5419490421602d5a5fdf62aa97f343719da95f2fef1ecf20a88c2fff6bf44",
+        "e7e39bc7e376b3f0e399bf4c4fa7927f135761811fdfbf0d0d13202b5b2aad57",
     ),
     "reference": (
         ReferenceJob,

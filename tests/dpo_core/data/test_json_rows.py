@@ -109,10 +109,49 @@ def test_what_is_no_json_is_named_with_its_line(tmp_path, monkeypatch, case, nam
         values_of(tmp_path / name)
 
 
-def test_an_object_with_several_lists_of_rows_is_refused(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps({"data": [row(0)], "rows": [row(1), row(2)]}, indent=1))
-    with pytest.raises(DataError, match="several lists of rows, data and rows"):
+SEVERAL = {
+    "data and rows": {"data": [row(0)], "rows": [row(1), row(2)]},
+    "data and more": {"more": [row(1), row(2)], "data": [row(0)]},
+    "data and test": {"data": [row(0)], "test": [row(1)]},
+    "train and extra": {
+        "train": [{"q": "?", "good": "a"}],
+        "test": [row(1)],
+        "extra": [{"good": "b", "q": "?"}],
+    },
+}
+
+
+@pytest.mark.parametrize("longest", [1 << 20, 8])
+@pytest.mark.parametrize("names", SEVERAL)
+def test_an_object_with_several_lists_of_rows_is_refused(tmp_path, monkeypatch, names, longest):
+    monkeypatch.setattr(
+        json_rows, "MAX_WHOLE_CHARACTERS", longest
+    )  # of an object that is not read row by row
+    monkeypatch.setattr(json_rows, "READ_CHARACTERS", longest)
+    (tmp_path / "a.json").write_text(json.dumps(SEVERAL[names], indent=1))
+    with pytest.raises(DataError, match=f"several lists of rows, {names}"):
         values_of(tmp_path / "a.json")
+
+
+ONE_LIST = {
+    "other splits": {"train": [row(0), row(1)], "test": [row(2)], "validation": [row(3)]},
+    "what is said of the rows": {
+        "data": [row(0), row(1)],
+        "features": [{"name": "chosen"}],
+        "notes": ["a"],
+        "n": 2,
+    },
+    "no rows at all": {"data": [], "more": []},
+}
+
+
+@pytest.mark.parametrize("longest", [1 << 20, 8])
+@pytest.mark.parametrize("case", ONE_LIST)
+def test_an_object_with_one_list_of_rows_gives_those(tmp_path, monkeypatch, case, longest):
+    monkeypatch.setattr(json_rows, "MAX_WHOLE_CHARACTERS", longest)
+    monkeypatch.setattr(json_rows, "READ_CHARACTERS", longest)
+    (tmp_path / "a.json").write_text(json.dumps(ONE_LIST[case], indent=1))
+    assert values_of(tmp_path / "a.json") == ([] if case == "no rows at all" else [row(0), row(1)])
 
 
 def test_an_element_that_is_nested_too_deeply_is_no_row_and_the_others_stay(tmp_path, monkeypatch):

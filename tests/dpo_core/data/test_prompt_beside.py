@@ -119,6 +119,45 @@ def test_a_prompt_that_stands_before_the_answers_is_not_passed_by():
     assert not to_pair(system_and_more)[1].prompt_passed_by
 
 
+D = user("D")
+AFTER_C = [TEXTS, {"prompt": [C], "chosen": [GOOD], "rejected": [BAD]}, {"prompt": "C", **LAST}]
+UNREAD = {
+    "a question without its answer": {"history": [["A"]]},
+    "pairs under other names": {"history": [{"q": "A", "a": "B"}]},
+    "numbers": {"history": [[1, 2]]},
+    "an object": {"history": {"A": "B"}},
+    "a text": {"history": "A -> B"},
+    "messages that do not end with the prompt": {"messages": [A, B]},
+    "messages with another question": {"messages": [D, GOOD]},
+    "a conversation with another question": {"conversations": [A, B, D]},
+    "a history before a conversation": {"conversations": [C], "history": [["A", "B"]]},
+    "a picture": {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
+}
+READ = {
+    "a history": {"history": [["A", "B"]]},
+    "one of nothing": {"history": [[None, None]]},
+    "the prompt once more": {"history": "C"},
+    "no value": {"history": 0, "messages": None, "conversations": None},
+    "the prompt's conversation": {"messages": [A, B, C]},
+    "it, answered": {"messages": [A, B, C, GOOD]},
+    "the prompt, answered by somebody else": {"messages": [C, B]},
+    "a conversation that ends with it": {"conversations": [A, B, C]},
+    "one of code": {"messages": "print('C')"},
+}
+
+
+@pytest.mark.parametrize("sides", AFTER_C, ids=["text", "messages", "whole"])
+@pytest.mark.parametrize("beside", UNREAD.values(), ids=UNREAD)
+def test_what_a_prompt_of_its_own_leaves_out_of_other_columns_is_told_of(beside, sides):
+    assert to_pair({**sides, **beside})[1].prompt_passed_by
+
+
+@pytest.mark.parametrize("sides", AFTER_C, ids=["text", "messages", "whole"])
+@pytest.mark.parametrize("beside", READ.values(), ids=READ)
+def test_columns_that_say_what_stands_before_the_answers_are_no_news(beside, sides):
+    assert not to_pair({**sides, **beside})[1].prompt_passed_by
+
+
 @pytest.mark.parametrize("prompt", ["C", [C], [SYSTEM, C]])
 @pytest.mark.parametrize("history", [[["A", "B"]], [A, B], json.dumps([["A", "B"]]), json.dumps([A, B])])
 def test_a_history_stands_before_a_prompt_of_either_form(prompt, history):

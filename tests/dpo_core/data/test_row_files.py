@@ -29,14 +29,20 @@ def named(folder: Path, split: str = "train") -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["b.csv", "b.tsv.gz", "b.pq", "b.jsonlines", "rows.jsonl.1", "a.jsonl.aa", "b.parquet.incomplete"]
+    "name",
+    [
+        *("b.csv", "b.tsv.gz", "b.pq", "b.jsonlines", "B.JSON", "b.Json.gz", "C.JSONL"),
+        *("rows.jsonl.1", "a.jsonl.aa", "b.parquet.incomplete"),
+    ],
 )
 def test_rows_in_another_form_or_in_pieces_are_not_missed(tmp_path, name):
     with pytest.raises(DataError, match=f"{name} beside the files that are read"):
         named(folder_of(tmp_path, "a.jsonl", name))
 
 
-@pytest.mark.parametrize("name", ["a.jsonl~", "a.jsonl.bak", "a.jsonl.tmp", "a.jsonl.lock", "b.md", "b.txt"])
+@pytest.mark.parametrize(
+    "name", ["a.jsonl~", "a.jsonl.bak", "a.jsonl.tmp", "a.jsonl.lock", "b.md", "State.JSON"]
+)
 def test_what_is_no_piece_of_a_set_is_passed_by(tmp_path, name):
     assert named(folder_of(tmp_path, "a.jsonl", name)) == ["a.jsonl"]
 

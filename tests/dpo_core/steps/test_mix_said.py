@@ -128,7 +128,7 @@ SAID = {
     "a prompt that is in neither side": (
         {},
         [row(0), *(row(i) | {s: [USER, {"role": "assistant", "content": s}] for s in SIDES} for i in (1, 2))],
-        r"in 2 pairs \(rows 1, 2\) the column of the prompt says what chosen and rejected do not",
+        r"in 2 pairs \(rows 1, 2\) the column of the prompt, or one of turns before it .* says what does not stand",
     ),
     "results of a role that the template does not name": (
         {"template": KNOWS_TOOL},

@@ -215,6 +215,18 @@ def test_no_text_holds_what_no_text_can_have(setting: str, text: str):
     str(caught.value).encode()
 
 
+def test_values_that_are_nested_without_end_are_refused_in_words():
+    """A depth that Python's own recursion would end, wherever it came to it first."""
+    for depth in (200, 20_000):
+        nested: dict = {}
+        for _ in range(depth):
+            nested = {"a": nested}
+        with pytest.raises(
+            ConfigError, match=r"data\.sources\.0\.chat_template_kwargs holds more than 100 values"
+        ):
+            validated(config_with("data.sources.0.chat_template_kwargs", {"n": nested}), "recipe")
+
+
 @pytest.mark.parametrize("setting", [one for one in TEXTS if one.rpartition(".")[2] in PLACES])
 @pytest.mark.parametrize("text", ["x" * 300, "org/" + "ä" * 150, "/" + "/".join(["y" * 200] * 40)], ids=len)
 def test_no_path_is_longer_than_a_file_system_s(setting: str, text: str):
