@@ -62,8 +62,8 @@ def first_object(rows: Any) -> dict:
 
 
 def surely_wrapped(path: Path, value: Any) -> list | None:
-    """Return the rows in an object that wraps them among other values of a file (``cat a.json b.json``): its list holds such as
-    have answers. Any other is a row, whose columns may have any name. Raises ``DataError``."""
+    """Return the rows in an object that wraps them among other values of a file (``cat a.json b.json``): its list holds such
+    as have answers. Any other is a row, whose columns may have any name. Raises ``DataError``."""
     if (
         not isinstance(value, dict)
         or "chosen" in value

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from dpo_core.contract.chat_templates import WITHOUT_END_MARK
+from dpo_core.contract.drops import RowDropped
 from dpo_core.data.chat_template import Renderer
 from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.named_templates import NAMED_TEMPLATES
+from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from tests.dpo_core.data.open_instruct_rows import function_conversations, pairs, plain_conversations
 from tests.tiny_models import make_tokenizer
@@ -54,6 +56,25 @@ def test_ids_and_masks_are_open_instructs(name):
         assert _sha([side.ids.tolist() for side in sides]) == expected["ids"]
         if expected["trained"] is not None:
             assert _sha([side.trained.astype(int).tolist() for side in sides]) == expected["trained"]
+
+
+def test_an_answer_whose_thought_is_left_out_is_trained_from_its_beginning():
+    """Theirs counts the tokens of a prompt that ends with <think>, which the answer's turn does not have, and masks as many
+    of the answer."""
+    tokenizer = make_tokenizer(NAMED_TEMPLATES["tulu_thinker_r1_style"])
+    prompt = [{"role": "user", "content": "Where?"}]
+    chosen, rejected = (
+        [*prompt, {"role": "assistant", "content": f"<think>Hm.</think>No, {place}."}]
+        for place in ("the sea", "Paris")
+    )
+    pair = PreferencePair(prompt=prompt, chosen=chosen, rejected=rejected)
+    (sides,) = PairTokenizer(tokenizer, TokenizeRules(2048))([pair])
+    assert not isinstance(sides, RowDropped)
+    assert [tokenizer.decode(side.ids[side.trained]) for side in sides] == [
+        "No, the sea.<|im_end|>",
+        "No, Paris.<|im_end|>",
+    ]
+    assert all(side.left_out for side in sides)
 
 
 @pytest.mark.parametrize("name", NAMED_TEMPLATES)
