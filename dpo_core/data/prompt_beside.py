@@ -11,6 +11,7 @@ from dpo_core.data.system_prompt import leading_system, system_beside, with_syst
 
 PROMPT_COLUMNS = ("prompt", "question", "instruction", "query")
 CONVERSATION_COLUMNS = ("conversations", "conversation")
+_OF_TURNS = frozenset({*CONVERSATION_COLUMNS, "messages", "history"})
 _HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 
@@ -108,15 +109,17 @@ def _may_have_turns(row: dict) -> bool:
 
 def has_several(row: dict) -> bool:
     """Return whether more than one column of a row may speak of what comes before its answers."""
-    return any(name in row for name in (*CONVERSATION_COLUMNS, "messages", "history"))
+    return not _OF_TURNS.isdisjoint(row)
 
 
 def is_passed_by(row: dict, context: list[dict], fields: frozenset[str]) -> bool:
     """Return whether a column that speaks of what comes before the answers says something that is not in ``context``: all
     that stands there. A last answer that a conversation has beside the two is no prompt."""
     raw = first_of(row, PROMPT_COLUMNS)
-    if isinstance(raw, str) and not has_several(row) and any(raw in turn["content"] for turn in context):
-        return False  # nearly all: the user's text
+    if isinstance(raw, str) and any(raw in turn["content"] for turn in context):
+        others = _OF_TURNS.intersection(row)
+        if not others or (others == {"messages"} and _begins_with(row["messages"], context)):
+            return False  # nearly all: the user's text, and a conversation that begins with it
     try:
         name, prompt = explicit_prompt(row, fields)
         turns = prompt or []
@@ -132,6 +135,13 @@ def is_passed_by(row: dict, context: list[dict], fields: frozenset[str]) -> bool
     if not turns or all(turn in context for turn in turns):
         return False
     return any(bare(text) not in there for turn in turns for text in said_by(turn))
+
+
+def _begins_with(messages: Any, context: list[dict]) -> bool:
+    """Whether raw messages, in their plainest form, are the turns of ``context`` and an answer."""
+    if not isinstance(messages, list) or messages[:-1] != context:
+        return False
+    return isinstance(messages[-1], dict) and messages[-1].get("role") == "assistant"
 
 
 def _said_beside(row: dict, raw: Any, is_conversation: bool, fields: frozenset[str]) -> list[dict]:

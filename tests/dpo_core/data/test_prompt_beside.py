@@ -129,6 +129,7 @@ UNREAD = {
     "a text": {"history": "A -> B"},
     "messages that do not end with the prompt": {"messages": [A, B]},
     "messages with another question": {"messages": [D, GOOD]},
+    "messages with a further question": {"messages": [C, D]},
     "a conversation with another question": {"conversations": [A, B, D]},
     "a history before a conversation": {"conversations": [C], "history": [["A", "B"]]},
     "a picture": {"messages": [{"role": "user", "content": [{"type": "image"}]}]},
