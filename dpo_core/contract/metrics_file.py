@@ -1,8 +1,10 @@
 """``metrics.jsonl``: one JSON object an optimizer step, which training writes and the report reads. ``evaluations.jsonl``:
 the same of the held-out pairs, one object an evaluation."""
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from dpo_core.contract.errors import StoreError
@@ -28,6 +30,16 @@ def read_metrics(path: Path) -> Metrics:
             break
         steps.append(step)
     return steps
+
+
+def each_step(path: Path) -> Iterator[dict[str, float]]:
+    """Yield the steps of one's own ``metrics.jsonl``, of any length, oldest first; none if it is not there. Ends where a
+    line is not one."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        for line in file:
+            if (step := parse_step(line)) is None:
+                return
+            yield step
 
 
 def parse_step(line: str | bytes) -> dict[str, float] | None:

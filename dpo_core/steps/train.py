@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import deque
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from dpo_core.contract.cuda8bit import check_8bit_fits
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.float8 import ModelCode
 from dpo_core.contract.jobs import TrainJob, TrainResult
-from dpo_core.contract.metrics_file import METRICS_FILE, read_metrics
+from dpo_core.contract.metrics_file import METRICS_FILE, each_step, read_metrics
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.step_memory import holds_frozen_in_half
@@ -35,7 +36,8 @@ from dpo_core.model.regions import are_compiled, compile_regions
 from dpo_core.model.router import router_loss_of
 from dpo_core.training.best import checkpoint_to_resume, take_best
 from dpo_core.training.fit_check import check_fit, choose_cut
-from dpo_core.training.history import metrics_until
+from dpo_core.training.held_out import evaluations_of
+from dpo_core.training.history import forget_after
 from dpo_core.training.saving import Saving
 from dpo_core.training.scores import Scoring, agreed_layout
 from dpo_core.training.start_weights import AsReference, as_reference
@@ -127,14 +129,14 @@ def _go_on(
     """Load the checkpoint that was found, if any; what has to be asked of the policy's start is asked before."""
     step, is_main = found[1].step if found else 0, engine.accelerator.is_main_process
     if is_main:
-        metrics_until(job, step)  # what is there of later steps goes
+        forget_after(job, step)
     if evaluations:
         evaluations.go_on_from(step)
     if found:
         engine.load(found[0])
         log.info("resuming from %s", found[0].name)
     if is_main:
-        tracking.replay(*metrics_until(job, step))
+        tracking.replay(each_step(job.out_dir / METRICS_FILE), read_metrics(evaluations_of(job)))
     meet(engine.accelerator)  # each has read, one has sent: of unequal length
 
 
@@ -268,7 +270,7 @@ def _train(job: TrainJob, progress: Progress) -> TrainResult:
         first_metrics=trainer.state.first_metrics,
         # Those of an earlier start, where this one made the last evaluation alone; all ranks ask, or none.
         last_metrics=trainer.last_metrics
-        or from_main(trainer.accelerator, lambda: read_metrics(job.out_dir / METRICS_FILE)[-1]),
+        or from_main(trainer.accelerator, lambda: deque(each_step(job.out_dir / METRICS_FILE), 1)[0]),
         guard=trainer.state.guard,
         checks=checks,
         base_check=base_check,

@@ -5,24 +5,23 @@ from pathlib import Path
 
 from dpo_core.contract.answers_file import ANSWERS_FILE
 from dpo_core.contract.jobs import TrainJob
-from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE, Metrics, read_metrics
+from dpo_core.contract.metrics_file import EVALUATIONS_FILE, METRICS_FILE
 from dpo_core.contract.store import write_bytes
 
 
-def metrics_until(job: TrainJob, step: int) -> tuple[Metrics, Metrics]:
-    """Return a job's metrics and evaluations up to ``step``, and remove what is there of later ones."""
-    paths = (job.out_dir / METRICS_FILE, job.out_dir / EVALUATIONS_FILE)
-    for path in (*paths, job.out_dir / ANSWERS_FILE):
-        drop_after(path, step)
-    metrics, evaluations = map(read_metrics, paths)
-    return metrics, evaluations
+def forget_after(job: TrainJob, step: int) -> None:
+    """Remove what a job has written down of steps after ``step``, which are about to be run again."""
+    for name in (METRICS_FILE, EVALUATIONS_FILE, ANSWERS_FILE):
+        drop_after(job.out_dir / name, step)
 
 
 def drop_after(path: Path, step: int) -> None:
-    """Forget lines of steps that are about to be run again, and what a power failure made of their lines."""
-    if path.is_file():
-        kept = []
-        for line in path.read_bytes().splitlines(keepends=True):  # texts may hold what else ends lines
+    """Forget lines of later steps, and what a power failure made of their lines. A file without such is left alone."""
+    if not path.is_file():
+        return
+    end = 0
+    with path.open("rb") as file:
+        for line in file:
             try:
                 if not line.endswith(b"\n") or json.loads(line)["step"] > step:
                     break
@@ -30,5 +29,6 @@ def drop_after(path: Path, step: int) -> None:
                 ValueError
             ):  # nothing below a checkpoint is unreadable: it is on the disk before the checkpoint is
                 break
-            kept.append(line)
-        write_bytes(path, b"".join(kept))
+            end += len(line)
+    if end < path.stat().st_size:
+        write_bytes(path, path.read_bytes()[:end])

@@ -6,6 +6,7 @@ steps it lacks are sent. A tracker that fails while the training goes on is left
 """
 
 import contextlib
+import heapq
 import json
 import logging
 import shutil
@@ -96,11 +97,10 @@ class Tracking:
         self.accelerator.trackers.clear()
         wandb.teardown()
 
-    def replay(self, metrics: Metrics, evaluations: Metrics) -> None:
-        """Log the steps that earlier starts have done, and what was measured after them."""
+    def replay(self, metrics: Iterable[dict[str, float]], evaluations: Metrics) -> None:
+        """Log the steps that earlier starts have done, and what was measured after them; both oldest first."""
         if self.accelerator.trackers:
-            every = [*metrics, *map(as_evaluated, evaluations)]
-            for line in sorted(every, key=lambda line: line["step"]):
+            for line in heapq.merge(metrics, map(as_evaluated, evaluations), key=lambda line: line["step"]):
                 self.log(line)
 
     def log(self, metrics: dict[str, float]) -> None:

@@ -19,7 +19,7 @@ from dpo_core.contract.errors import DataError
 from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.keep_best import BestStep, best_of, check_metric, is_out_of_patience
 from dpo_core.contract.metric_names import as_evaluated, by_set
-from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, read_metrics
+from dpo_core.contract.metrics_file import METRICS_FILE, Metrics, each_step, read_metrics
 from dpo_core.contract.store import write_bytes, write_json
 from dpo_core.contract.warning_signs import CHOSEN, KL, WORDS, Sign
 from dpo_core.data.order import steps_per_epoch
@@ -291,5 +291,5 @@ def seconds_since(job: TrainJob, evaluations: Metrics) -> float:
     """Return what the steps behind the last evaluation took, as earlier starts have written it down: an evaluation that was
     due by the clock and cut off is due again where the run goes on."""
     last = max((row["step"] for row in evaluations), default=0)
-    steps = read_metrics(job.out_dir / METRICS_FILE)
+    steps = each_step(job.out_dir / METRICS_FILE)
     return sum(one.get("step_seconds", 0.0) for one in steps if one["step"] > last)
