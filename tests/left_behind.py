@@ -9,6 +9,7 @@ PAIRLINE_KEEP_TEMPORARY=1 keeps the folder.
 
 import contextlib
 import json
+import multiprocessing.util
 import os
 import shutil
 import signal
@@ -246,6 +247,7 @@ class Watched:
 
     def pytest_unconfigure(self) -> None:
         """The watcher does the rest. On a busy disk it takes minutes to remove what a run has written."""
+        multiprocessing.util._run_finalizers()  # one seeks its folder, gone with ours, behind pytest's last line
         self.watcher.stdin.write(ENDED.encode())
         self.watcher.stdin.close()
         self.watcher.wait(SECONDS_TO_REMOVE)

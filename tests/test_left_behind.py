@@ -32,24 +32,23 @@ def test_that_forgets(tmp_path):
 """
 
 
-def started(folder: Path, seconds: int) -> tuple[subprocess.Popen, Run]:
-    """pytest with two workers on a test that forgets what it started, and its run once that is there."""
-    report = folder / "report"
-    (folder / "test_forgetful.py").write_text(FORGETFUL.format(report=report, seconds=seconds))
-    with (folder / "output").open("w") as output:
-        process = subprocess.Popen(
+FORKING = """
+import multiprocessing
+
+def test_that_starts_a_server_of_forks():
+    child = multiprocessing.get_context("forkserver").Process(target=print)
+    child.start()
+    child.join()
+"""
+
+
+def pytest_on(file: Path, workers: str) -> subprocess.Popen:
+    """pytest with this plugin alone, its output beside the file."""
+    with (file.parent / "output").open("w") as output:
+        return subprocess.Popen(
             [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-n2",
-                "-p",
-                "tests.left_behind",
-                "-c",
-                "/dev/null",
-                "--rootdir",
-                str(folder),
-                str(folder / "test_forgetful.py"),
+                *(sys.executable, "-m", "pytest", workers, "-p", "tests.left_behind", "-c", "/dev/null"),
+                *("--rootdir", str(file.parent), str(file)),
             ],
             cwd=ROOT,
             stdout=output,
@@ -58,6 +57,13 @@ def started(folder: Path, seconds: int) -> tuple[subprocess.Popen, Run]:
             env={name: value for name, value in os.environ.items() if name not in (MARK, "TMPDIR")}
             | {"PAIRLINE_SECONDS_FOR_TESTS_TO_END": "2"},
         )
+
+
+def started(folder: Path, seconds: int) -> tuple[subprocess.Popen, Run]:
+    """pytest with two workers on a test that forgets what it started, and its run once that is there."""
+    report = folder / "report"
+    (folder / "test_forgetful.py").write_text(FORGETFUL.format(report=report, seconds=seconds))
+    process = pytest_on(folder / "test_forgetful.py", "-n2")
     wait_until(report.exists)
     return process, Run(Path(report.read_text()))
 
@@ -75,6 +81,14 @@ def test_what_a_run_leaves_is_told_fails_it_and_is_ended(tmp_path):
     assert output.count(": sleep 300") == 2
     assert (f"mount {run.folder}/" in output) is (os.geteuid() == 0)
     assert is_gone(run)
+
+
+def test_the_last_lines_are_pytests(tmp_path):
+    """Not those of a library that finds its own temporary folder gone with the run's."""
+    file = tmp_path / "test_forking.py"
+    file.write_text(FORKING)
+    assert pytest_on(file, "-n0").wait(PATIENCE_SECONDS) == 0
+    assert "1 passed" in (tmp_path / "output").read_text().splitlines()[-1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
