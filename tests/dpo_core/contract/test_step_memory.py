@@ -21,6 +21,7 @@ OLMO = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 
 ALLOWED = 0.15
 
 
+@pytest.mark.integration  # seconds
 @pytest.mark.parametrize(
     ("make", "sizes", "how", "is_checkpointed", "pairs"),
     [
@@ -78,6 +79,7 @@ def frozen_in_half(model):
     return model
 
 
+@pytest.mark.integration  # seconds
 @pytest.mark.parametrize("pairs", [2, 16])
 @pytest.mark.parametrize(
     ("make", "sizes", "how", "precision", "change"),

@@ -93,6 +93,7 @@ def assert_same_within_noise(result: TrainResult, folder, expected: TrainResult,
         torch.testing.assert_close(tensor, weights[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.integration  # seconds
 @pytest.mark.parametrize("loss", BEYOND_A_PAIR, ids=name_of)
 def test_the_cut_of_a_batch_does_not_show(other, tmp_path, loss):
     """Global batches of 11 pairs in forwards of 11, 4 and 1 at most."""

@@ -12,6 +12,7 @@ from tasks.report.verdict import VerdictOfRun, verdict_of
 from tests.tiny_models import make_model
 from tests.tiny_stage import WORDS, TinyStage, checkpoint_ref, make_rows, mix, reference_job, run_here
 
+pytestmark = pytest.mark.integration
 NUM_ROWS, HELD_OUT = 120, "60"  # fewer held-out pairs say nothing of an accuracy
 
 
