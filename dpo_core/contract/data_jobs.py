@@ -101,6 +101,8 @@ class SourceLedger(Section):
         0  # kept rows with a column of what comes before the answers that says what does not stand there
     )
     prompt_passed_by_rows: tuple[int, ...] = ()  # the first of them
+    prompt_repeated: int = 0  # kept rows of which both answers begin with what the turn before them says
+    prompt_repeated_rows: tuple[int, ...] = ()  # the first of them
     unnamed_role: int = 0  # kept rows with a turn of a role that the chat template does not name
     unnamed_role_rows: tuple[int, ...] = ()  # the first of them
     replaced: int = 0  # kept rows with half a character, in whose place U+FFFD stands
@@ -184,7 +186,7 @@ class MixResult(Result):
 class MixJob(Job[MixResult]):
     """Preference sets -> one tokenised, shuffled, split mixture with a ledger."""
 
-    VERSION = 11  # histories, conversations and messages that are passed by are counted, too
+    VERSION = 11  # what is passed by in any column, and answers that repeat the prompt, are counted
     step = "mix"
     sources: tuple[ResolvedSource, ...]
     tokenizer_path: Location

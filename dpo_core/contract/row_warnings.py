@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dpo_core.contract.amount import is_count
 
 FEW_ROWS, LARGE_SET = 3, 100  # "1", "2", "3" of a hundred rows or more: most often meant as a proportion
-MANY_TRUNCATED = 0.1
+MANY_TRUNCATED, MANY_REPEATED = 0.1, 0.1
 FILES_NAMED = 5
 
 
@@ -67,6 +67,18 @@ def passed_by_warning(label: str, count: int, rows: tuple[int, ...]) -> str | No
         "whole conversations are taken as they are, and a history is read as messages or [[question, answer], ...]. If it "
         "belongs there, write it into the prompt or both conversations; if it does not, remove it. `pairline show-rows` "
         "shows what is trained."
+    )
+
+
+def repeated_warning(label: str, count: int, rows: tuple[int, ...], kept: int) -> str | None:
+    """Return what it means that both answers of many of the ``kept`` pairs begin with the prompt, None below
+    ``MANY_REPEATED``: code is completed so."""
+    if count < MANY_REPEATED * max(1, kept):
+        return None
+    return (
+        f"{label}: in {count:,} of {kept:,} pairs ({_rows(count, rows)}) both answers begin with the whole text of the turn "
+        "before them, so the model is trained to say that again. If they are whole texts, cut the prompt off, or leave its "
+        "column out where answers are conversations. `pairline show-rows` shows what is trained."
     )
 
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+SHORTEST_REPEATED = 20  # characters: "Why?" may well begin two answers
+
 
 @dataclass(frozen=True, slots=True)
 class PreferencePair:
@@ -37,6 +39,13 @@ def readable_prompt(pair: PreferencePair) -> str:
     )
 
 
+def repeats_prompt(pair: PreferencePair) -> bool:
+    """Return whether both answers begin with all that the turn before them says: whole texts, where answers are meant."""
+    asked = pair.prompt[-1]["content"].strip() if pair.prompt else ""
+    answers = (side[-1]["content"].lstrip() for side in (pair.chosen, pair.rejected))
+    return len(asked) >= SHORTEST_REPEATED and all(answer.startswith(asked) for answer in answers)
+
+
 class RowMarks(NamedTuple):
     """What is counted of kept rows, each in a column of the pool: see ``SourceLedger``."""
 
@@ -45,6 +54,7 @@ class RowMarks(NamedTuple):
     prompt_left_out: bool = False
     replaced: bool = False
     prompt_passed_by: bool = False
+    prompt_repeated: bool = False
     unnamed_role: bool = False
 
 

@@ -19,7 +19,7 @@ from dpo_core.data.half_characters import whole
 from dpo_core.data.messages import beyond_text
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pair_numbers import NO_MARGIN, NO_WEIGHT, pair_numbers
-from dpo_core.data.pairs import PreferencePair, RowMarks, TokenizedPair
+from dpo_core.data.pairs import PreferencePair, RowMarks, TokenizedPair, repeats_prompt
 from dpo_core.data.ranked_answers import RankedAnswers
 from dpo_core.data.sources import RowStore
 from dpo_core.data.tokenize import PairTokenizer, TokenizedSide
@@ -187,6 +187,7 @@ class PoolMaker:
             prompt_left_out=prompt_left_out,
             replaced=pair.has_replaced,
             prompt_passed_by=pair.prompt_passed_by,
+            prompt_repeated=repeats_prompt(pair),
             unnamed_role=not prompt_left_out and self.pair_tokenizer.renderer.leaves_unnamed(pair.prompt),
         )
 

@@ -29,6 +29,7 @@ def _add(tally, *rows):
             "prompt_left_out": pa.array([number % 2 == 0 for number in numbers], pa.bool_()),
             "replaced": pa.array([number % 5 == 0 for number in numbers], pa.bool_()),
             "prompt_passed_by": pa.array([number % 4 == 0 for number in numbers], pa.bool_()),
+            "prompt_repeated": pa.array([number == 0 for number in numbers], pa.bool_()),
             "unnamed_role": pa.array([number % 2 == 1 for number in numbers], pa.bool_()),
             "detail": pa.array([(reason or "").upper() for reason in reasons], pa.string()),
         }
@@ -62,6 +63,7 @@ def test_rows_in_is_kept_plus_dropped_with_repetitions():
     assert (ledger.left_out_in_part, ledger.left_out_rows, ledger.prompt_left_out) == (3, (0,), 3)
     assert (ledger.replaced, ledger.replaced_rows) == (3, (0,))
     assert (ledger.prompt_passed_by, ledger.prompt_passed_by_rows) == (3, (0,))
+    assert (ledger.prompt_repeated, ledger.prompt_repeated_rows) == (3, (0,))
     assert (ledger.unnamed_role, ledger.unnamed_role_rows) == (0, ())
     assert ledger.details == {
         "empty_answer": ("EMPTY_ANSWER",),

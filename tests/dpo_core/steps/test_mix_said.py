@@ -103,6 +103,14 @@ WRITES_TOOL = CHATML.replace(
     "{{ message['content'] }}",
     "{% if message['role'] in ['user', 'assistant', 'tool'] %}{{ message['content'] }}{% endif %}",
 )
+ASKED = "What does the sea say to the sky?"
+
+
+def whole(number: int, asked: str = ASKED) -> dict:
+    """Both sides hold the prompt."""
+    return {"prompt": asked, "chosen": f"{asked} Yes {number}.", "rejected": f"\n{asked} No."}
+
+
 SAID = {
     "no end mark": ({"template": WITHOUT_END}, [row(0)], r"closes an answer with no special token, so"),
     "words for an end mark": (
@@ -129,6 +137,11 @@ SAID = {
         {},
         [row(0), *(row(i) | {s: [USER, {"role": "assistant", "content": s}] for s in SIDES} for i in (1, 2))],
         r"in 2 pairs \(rows 1, 2\) the column of the prompt, or one of turns before it .* says what does not stand",
+    ),
+    "answers that hold the prompt": (
+        {},
+        [*(row(i) for i in range(9)), whole(9)],
+        r"rows: in 1 of 10 pairs \(rows 9\) both answers begin with the whole text of the turn before them",
     ),
     "results of a role that the template does not name": (
         {"template": KNOWS_TOOL},
@@ -162,6 +175,10 @@ def test_ordinary_rows_give_no_warning(tmp_path):
     rows = [row(0, "yes " + LONG, "no " + LONG), *(row(i) for i in range(1, 12))]
     assert mixed(tmp_path, rows, max_length_tokens=60).warnings == ()
     assert mixed(tmp_path / "few", rows[1:4], amount="1").warnings == ()
+    begun = [*(row(i) for i in range(10)), whole(10)]  # as where code is completed
+    assert mixed(tmp_path / "begun", begun).per_source[0].prompt_repeated_rows == (10,)
+    assert mixed(tmp_path / "begun", begun).warnings == ()
+    assert mixed(tmp_path / "short", [whole(0, "Is it?")]).per_source[0].prompt_repeated == 0
 
 
 def test_the_ledger_says_why_in_the_templates_own_words(tmp_path):
