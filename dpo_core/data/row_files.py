@@ -1,8 +1,8 @@
-"""Which files of a local source are read, in which order. What would be missed is refused, or told.
+"""Which files of a local source are read, in which order. What would be missed, or taken twice, is refused, or told.
 
 A file of rows that nobody can read, a link that leads nowhere and a folder behind a link are refused: their rows would be
-missing without a word. Files that are passed by because their names speak of another split, or of none beside some that do,
-and shards of which others are missing, are what people may want; the ledger warns of them.
+missing without a word. So is a file in two forms. Files that are passed by because their names speak of another split, or of
+none beside some that do, and shards of which others are missing, are what people may want; the ledger warns of them.
 """
 
 import json
@@ -203,4 +203,18 @@ def _files_of_directory(folder: Path, split: str) -> list[Path]:
             f"{folder} holds {missed[0]} beside the files that are read, and it would be missed. Supported are "
             f"{', '.join(SUPPORTED)}: pack or name it as one of these, or move it elsewhere."
         )
+    _refuse_twice(folder, wanted)
     return [folder / name for name in wanted]
+
+
+def _refuse_twice(folder: Path, names: Iterable[Path]) -> None:
+    """Raise ``DataError`` if a file that is read lies there in another form, too: ``a.jsonl`` and ``a.jsonl.gz``."""
+    found: dict[Path, Path] = {}
+    for name in names:
+        bare = (name.with_suffix("") if name.suffix == ".gz" else name).with_suffix("")
+        if bare in found:
+            raise DataError(
+                f"{folder} holds {found[bare]} and {name}, one name in two forms: its rows would be taken twice. Move one "
+                "of them elsewhere, or give the file that you want as `source`."
+            )
+        found[bare] = name

@@ -47,6 +47,18 @@ def test_what_is_no_piece_of_a_set_is_passed_by(tmp_path, name):
     assert named(folder_of(tmp_path, "a.jsonl", name)) == ["a.jsonl"]
 
 
+@pytest.mark.parametrize("other", ["a.jsonl.gz", "a.json", "a.parquet"])
+def test_a_file_in_two_forms_is_not_taken_twice(tmp_path, other):
+    folder = folder_of(
+        tmp_path, "a.jsonl", "sub/a.jsonl", "a.b.jsonl", "b.jsonl.gz", "test.jsonl", "test.json"
+    )
+    assert named(folder) == ["a.b.jsonl", "a.jsonl", "b.jsonl.gz", "sub/a.jsonl"]
+    folder_of(folder, other)
+    with pytest.raises(DataError, match=r"holds a\.\S+ and a\.\S+, one name in two forms"):
+        named(folder)
+    assert files_of(folder / "a.jsonl", "train") == [folder / "a.jsonl"]
+
+
 def test_links_are_followed_or_refused(tmp_path):
     folder, other = folder_of(tmp_path / "set", "a.jsonl"), folder_of(tmp_path / "other", "deep/c.jsonl")
     (folder / "b.jsonl").symlink_to(other / "deep" / "c.jsonl")
