@@ -15,6 +15,11 @@ from websockets.sync.client import ClientConnection, connect
 from tests.waiting import wait_until
 
 SECONDS_FOR_A_PAGE = 240
+LEFT = ("Inspected target navigated or closed", "Execution context was destroyed.")
+
+
+class PageLeft(AssertionError):
+    """The page was left for another one before it answered."""
 
 
 class Page:
@@ -31,7 +36,8 @@ class Page:
         while True:
             answer = json.loads(self.socket.recv(timeout=SECONDS_FOR_A_PAGE))
             if answer.get("id") == self.number:
-                assert "error" not in answer, answer
+                if "error" in answer:
+                    raise (PageLeft if answer["error"]["message"] in LEFT else AssertionError)(answer)
                 return answer["result"]
 
     def open(self, url: str) -> None:
@@ -47,10 +53,21 @@ class Page:
             "result"
         ].get("value")
 
+    def look(self, script: str) -> object:
+        """The value of an expression that changes nothing: asked again where the page was just left for another one."""
+        deadline = time.monotonic() + SECONDS_FOR_A_PAGE
+        while True:
+            try:
+                return self.evaluate(script)
+            except PageLeft:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
     def text(self) -> str:
         """What a person can read on the page, values of fields included."""
         return str(
-            self.evaluate(
+            self.look(
                 "document.body ? document.body.innerText + '\\n' + [...document.querySelectorAll("
                 "'input,textarea')].map(field => field.value).join('\\n') : ''"
             )
@@ -101,7 +118,7 @@ class Page:
         """Press the dialog's Submit until it is gone: a form hears of what was typed a moment later and refuses till
         then."""
         deadline = time.monotonic() + SECONDS_FOR_A_PAGE
-        while self.evaluate(f"document.querySelector('{dialog}') !== null"):
+        while self.look(f"document.querySelector('{dialog}') !== null"):
             assert time.monotonic() < deadline, f"{dialog} does not go:\n{self.text()[-3000:]}"
             self.evaluate(
                 f"[...document.querySelectorAll('{dialog} button')].find(button => button.innerText.trim() === "

@@ -162,7 +162,7 @@ def test_the_link_logs_a_browser_in_and_leaves_no_trace(installation: Installati
     page.wait_for("The server has another password than this link.")
     page.leave()
     log_in(installation, page)
-    assert page.evaluate("location.href") == f"{settings.ui_url}/deployments"
+    assert page.look("location.href") == f"{settings.ui_url}/deployments"
     entries = json.dumps(page.call("Page.getNavigationHistory"))
     assert "/deployments" in entries
     assert installation.login_link.rpartition("#")[2] not in entries
@@ -170,7 +170,7 @@ def test_the_link_logs_a_browser_in_and_leaves_no_trace(installation: Installati
         f"http://localhost:{settings.port}/deployments"
     )  # a name whose pages would keep a password of their own
     page.wait_for("nightly")
-    assert page.evaluate("location.href") == f"{settings.ui_url}/deployments"
+    assert page.look("location.href") == f"{settings.ui_url}/deployments"
     page.leave()
 
 

@@ -45,9 +45,7 @@ def finished(installation: Installation, chain) -> object:
 
 
 def test_a_timeline_is_drawn_only_for_pictures_that_are_kept(page: Page):
-    assert page.evaluate("document.createElement('canvas').getContext('webgl') !== null") is bool(
-        KEPT_PICTURES
-    )
+    assert page.look("document.createElement('canvas').getContext('webgl') !== null") is bool(KEPT_PICTURES)
 
 
 def test_the_deployments_page_lists_them(installation: Installation, page: Page, pictures: Path):
@@ -115,12 +113,12 @@ def test_hostile_text_is_text_on_prefect_s_own_pages(installation: Installation,
                 "told", "the end" if kind == "markdown" else f"{len(table)}", "[/] [red] [bold]x[/bold]"
             )
             page.picture(pictures / f"hostile-{kind}.png")
-            found = page.evaluate(
+            found = page.look(
                 f"[...document.querySelectorAll('[src*={HOST}],[href*={HOST}],[onerror],[onmouseover]')]"
                 ".map(element => element.outerHTML)"
             )
             assert found == []
-            fetched = page.evaluate("performance.getEntriesByType('resource').map(entry => entry.name)")
+            fetched = page.look("performance.getEntriesByType('resource').map(entry => entry.name)")
             assert fetched
             assert not [address for address in fetched if HOST in address.split("/")[2]]
 
@@ -140,7 +138,7 @@ def test_the_pictures_of_a_run_are_seen(
     page.wait_for(key)
     widths = wait_until(
         lambda: (
-            (seen := page.evaluate("[...document.images].map(image => image.naturalWidth)"))
+            (seen := page.look("[...document.images].map(image => image.naturalWidth)"))
             and len(seen) >= num_pictures
             and seen
         ),
