@@ -9,6 +9,7 @@ from typing import Any
 from dpo_core.data.pairs import PreferencePair
 
 IN_ITS_PLACE = "\ufffd"
+_USUAL = {"role", "content"}
 _UTF16 = "utf-16-le"  # in which a character beyond the first 65,536 is two halves
 
 
@@ -34,7 +35,7 @@ def whole_pair(pair: PreferencePair) -> PreferencePair:
     """Return a pair of whole characters, which says whether any was replaced."""
     turns = (*pair.chosen, pair.rejected[-1])
     beside = (pair.tools, pair.constraints, pair.template_kwargs)
-    if not any(map(_anywhere, turns)) and not any(map(_anywhere, filter(None, beside))):
+    if not any(map(_in_turn, turns)) and not any(map(_anywhere, filter(None, beside))):
         return pair
     chosen = [_all_whole(turn) for turn in pair.chosen]
     mended = replace(
@@ -47,6 +48,13 @@ def whole_pair(pair: PreferencePair) -> PreferencePair:
         template_kwargs=_all_whole(pair.template_kwargs),
     )
     return replace(mended, has_replaced=_num_replaced(mended) > _num_replaced(pair))
+
+
+def _in_turn(turn: dict) -> bool:
+    """Whether a half stands in a turn. Nearly all are a role and a text, looked at without a call for each."""
+    if turn.keys() == _USUAL:
+        return has_half(turn["content"]) or has_half(turn["role"])
+    return _anywhere(turn)
 
 
 def _anywhere(value: Any) -> bool:
