@@ -1,5 +1,6 @@
 """Sets of a few kB whose rows are gigabytes, and files that end their reader: a sentence, within the memory of a set."""
 
+import faulthandler
 import gzip
 import os
 import signal
@@ -94,6 +95,7 @@ def test_a_file_that_crashes_its_reader_is_an_error(tmp_path):
 
     def read(source: ResolvedSource) -> None:
         if source.label == "bad":
+            faulthandler.disable()  # pytest's would print this process's stack
             os.kill(os.getpid(), signal.SIGSEGV)
 
     with read_limits.reading(sources, read) as finish:
