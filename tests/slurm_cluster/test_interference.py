@@ -64,7 +64,7 @@ class Lines:
         pass
 
 
-def orchestrate(step: Step, launcher: SlurmLauncher, file: Path, machine: str) -> None:
+def orchestrate(step: Step, launcher: SlurmLauncher, file: Path, machine: str = "") -> None:
     """Run the whole job, as a task of a flow does; on a machine of that name, whose locks reach no other one."""
     if machine:
         fcntl.flock = lambda *_: None
