@@ -27,7 +27,7 @@ SignName = Literal[
 ]
 Bound = Annotated[float, Field(gt=0, le=1_000_000)]
 Share = Annotated[float, Field(gt=0, lt=1)]
-LEVEL = 0.05  # of chance, below which one figure is above another
+LEVEL = 0.05  # of chance, below which a change counts, or one figure is above another
 MOVED_NATS = 1.0  # a pair; below, a policy may have learnt little because it was hardly trained
 FEWEST_PAIRS = 30  # for a correlation; below, 0.5 may well be chance
 OF_MANY_PAIRS = ("length_correlation", "length_rule", "no_signal")  # which are not measured of fewer

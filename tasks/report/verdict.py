@@ -30,7 +30,7 @@ from dpo_core.contract.outcome import (
     sign_test,
     told_together,
 )
-from dpo_core.contract.warning_signs import CHOSEN, TITLES, WORDS, Sign, SignName, WarningBounds
+from dpo_core.contract.warning_signs import CHOSEN, LEVEL, TITLES, WORDS, Sign, SignName, WarningBounds
 from tasks.gate.signs import outcomes_of, signs_in
 from tasks.report.blocks import Block, Notice, Text, Tone
 from tasks.report.equal_length import OF_LENGTH, kept_at_like_length, preferred_at_equal_length
@@ -40,7 +40,6 @@ from tasks.run.files import RunFiles
 from tasks.run.followed import FollowedFiles
 from tasks.run.live import warned_in_training
 
-LEVEL = 0.05  # of chance, below which a change counts
 GUESSED = -math.log(1 << 18)  # nats a token of who guesses among as many as the largest vocabularies have
 MOST_LISTED = 6  # figures in the sentence; a table has them all
 # What takes away that pairs are told apart, and no more; answers of another length are left out where answers are counted.
@@ -74,8 +73,7 @@ def verdict_of(
     Worse: something counted in answers, or reward accuracy, of the mixture or of a named set, fell by more than chance, a
     figure is no number any more, or most chosen answers are lost. Better: one of them rose so, none fell, and
     no sign warns; a sign that accuracy tells nothing, or answers have another length, takes away what rests on that alone.
-    Everything else is not to be told from these
-    figures, however good some of them look.
+    Everything else is not to be told from these figures, however good some of them look.
     ``looks``: how the checkpoint was chosen, see ``looks_of``.
     """
     signs = signs_in(bounds or WarningBounds(), result, benchmarks, judgement)
