@@ -85,8 +85,12 @@ class PairTokenizer:
         (``<think>`` for a prompt, reasoning cut off in a finished turn), or not at all, gives the turn's own header.
         """
         contexts = []
-        for pair, opened in zip(pairs, self.prompt_texts(pairs), strict=True):
-            text = self.renderer.render([pair.chosen], [pair.tools], False, [pair.template_kwargs])[0]
+        whole = self.renderer.render(
+            [pair.chosen for pair in pairs],
+            [pair.tools for pair in pairs],
+            arguments=[pair.template_kwargs for pair in pairs],
+        )
+        for pair, text, opened in zip(pairs, whole, self.prompt_texts(pairs), strict=True):
             try:
                 start = (
                     self._start(pair.chosen, len(pair.chosen) - 1, text, opened, pair)

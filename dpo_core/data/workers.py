@@ -165,14 +165,18 @@ class Workers(Generic[Item, Result]):
         )
 
 
-def one_after_the_other(
-    function: Callable[[Item], Result], items: Iterator[Item], seconds: float, over: Exception
+def in_workers(
+    function: Callable[[Item], Result],
+    items: Iterator[Item],
+    num_workers: int,
+    seconds: float,
+    over: Exception,
 ) -> Iterator[Result]:
-    """Yield ``function`` of each item, in one worker. Raises ``over`` if an item goes over a limit, ``StepCrashed``."""
+    """Yield ``function`` of each item, in order. Raises ``over`` if an item goes over a limit, ``StepCrashed``."""
     if not can_fork():
         yield from map(function, items)
         return
-    workers: Workers[Item, Result] = Workers(function, 1)
+    workers: Workers[Item, Result] = Workers(function, num_workers)
     try:
         yield from workers.results(items, deque(), seconds)
     except BrokenProcessPool as error:

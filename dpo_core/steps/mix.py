@@ -53,7 +53,7 @@ from dpo_core.data.row_samples import row_samples
 from dpo_core.data.sources import RowStore, loading
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.tokenizer import load_tokenizer
-from dpo_core.data.workers import one_after_the_other
+from dpo_core.data.workers import in_workers
 
 LEDGER_FILE, DATA_DIR = "ledger.json", "data"
 
@@ -94,7 +94,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
             _gather(pool, train, aside / "train", progress)
             _gather(pool, held_out, aside / "held_out", progress)
-            _write_prompts(maker, pool, held_out, aside / "held_out")
+            _write_prompts(maker, pool, held_out, aside / "held_out", job.num_workers)
             write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits, job), length_stats(splits), hash_files(aside)
@@ -211,16 +211,19 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
             progress.advance(len(batch))
 
 
-def _write_prompts(maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path) -> None:
+def _write_prompts(
+    maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path, num_workers: int
+) -> None:
     """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
-    batches = (places[first : first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH))
+    batches = [places[first : first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH)]
+    num_workers = max(min(num_workers, len(batches)), 1)
     origins = ((pool.sources[batch], pool.rows[batch], pool.numbers[batch]) for batch in batches)
     over = CheckpointError(
         "The tokenizer takes too much time or memory for prompts alone, though not for their rows. It is "
         "not fit for use; choose another checkpoint."
     )
     with pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer:
-        for batch in one_after_the_other(partial(_prompts, maker), origins, SECONDS_PER_CHUNK, over):
+        for batch in in_workers(partial(_prompts, maker), origins, num_workers, SECONDS_PER_CHUNK, over):
             writer.write_batch(batch)
 
 

@@ -16,7 +16,7 @@ from dpo_core.contract.errors import CheckpointError, StepCrashed
 from dpo_core.data import pool, workers
 from dpo_core.data.pool import Chunk, PoolMaker, _Outcome, _part, chunks_of, make_pool, prompt_key
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
-from dpo_core.data.workers import one_after_the_other
+from dpo_core.data.workers import in_workers
 from tests.tiny_models import make_tokenizer
 from tests.waiting import wait_until
 
@@ -150,10 +150,10 @@ def test_a_tokenizers_expression_without_end_costs_the_row():
 
 def test_a_prompt_that_is_stuck_without_its_answers_is_told():
     over = CheckpointError("over")
-    made = one_after_the_other(_stuck_on(1), iter(chunks_of([np.arange(4)])), 0.5, over)
+    made = in_workers(_stuck_on(1), iter(chunks_of([np.arange(4)])), 1, 0.5, over)
     with pytest.raises(CheckpointError, match="over"):
         list(made)
-    made = one_after_the_other(_die, iter(chunks_of([np.arange(4)])), 0.5, over)
+    made = in_workers(_die, iter(chunks_of([np.arange(4)])), 1, 0.5, over)
     with pytest.raises(StepCrashed):
         list(made)
 

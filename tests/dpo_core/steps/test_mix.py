@@ -203,15 +203,17 @@ def test_constraints_are_part_of_the_fingerprint(tmp_path):
 
 def test_several_processes_write_what_one_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", 10)
+    monkeypatch.setattr(mix, "ROWS_PER_BATCH", 8)  # so that held-out prompts are several batches, too
     rows = [_row(i) if i % 7 else {"note": i} for i in range(700)]
     pq.write_table(pa.Table.from_pylist([_row(i) for i in range(300)]), tmp_path / "set.parquet")
     sources = [
         _source(tmp_path, rows),
         ResolvedSource(label="parquet", path=tmp_path / "set.parquet", content="p"),
     ]
-    one, _ = _run(_job(tmp_path, *sources, num_workers=1, held_out="3"))
-    two, _ = _run(_job(tmp_path, *sources, num_workers=2, held_out="3", out="two"))
+    one, _ = _run(_job(tmp_path, *sources, num_workers=1, held_out="30"))
+    two, _ = _run(_job(tmp_path, *sources, num_workers=2, held_out="30", out="two"))
     assert one.data.fingerprint == two.data.fingerprint
+    assert one.data.files == two.data.files
     assert one.per_source == two.per_source
 
 
