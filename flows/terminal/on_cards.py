@@ -172,6 +172,12 @@ def lines_of(
     if not found.fits:
         yield from advice(config, size, cluster)
         return
+    if config.compute.offload != "none":
+        yield (
+            f"How long it takes is unknown with compute.offload {config.compute.offload}: the link to the host's memory "
+            "and the host's update are not in the formula (docs/back-ends.md)"
+        )
+        return
     assert size.shape  # else it would not be judged
     assumed = pair_tokens or config.data.max_length_tokens
     rate = speed(config, size.shape, cluster.card, cluster.nodes, found.tokens, assumed)
@@ -199,6 +205,10 @@ def advice(config: StageConfig, size: ModelSize, cluster: Cluster) -> Iterator[s
         if getattr(getattr(config, section), name) == value or (name == "sharding" and cluster.total == 1):
             continue
         together.setdefault(section, {})[name] = value
+        if name == "sharding" and config.train.precision == "bf16_pure":  # which goes without sharding alone
+            together.setdefault("train", {})["precision"] = "bf16"
+        if name == "sharding" and config.optim.optimizer == "adamw_8bit":  # likewise
+            together["optim"] = {"optimizer": "adamw"}
         said = ", ".join(f"{part}.{key}: {what}" for part, of in together.items() for key, what in of.items())
         if _fits(values, together, size, cluster):
             yield f"  would fit: {said}"

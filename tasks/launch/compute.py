@@ -103,8 +103,16 @@ def check_devices(compute: ComputeConfig, machine: Machine) -> None:
         on = f" on {compute.machines} machines, {each} on each," if compute.machines > 1 else ""
         raise ConfigError(
             f"compute.num_processes is {compute.num_processes}{on} but a machine shows {machine.num_gpus} "
-            f"GPUs. Set compute.num_processes to {machine.num_gpus * compute.machines} or less."
+            f"GPUs. Set compute.num_processes to {machine.num_gpus * compute.machines} or less"
+            f"{_spread(compute.num_processes, machine.num_gpus)}."
         )
+
+
+def _spread(num_processes: int, num_gpus: int) -> str:
+    """Say over how many machines like this one so many processes would be spread, if equally."""
+    if num_processes % num_gpus:
+        return ""
+    return f", or spread them: compute.machines {num_processes // num_gpus} with compute.launcher slurm (docs/cluster.md)"
 
 
 def sharding_of(compute: ComputeConfig) -> Sharding:

@@ -106,6 +106,7 @@ class SlurmConfig(Section):
     )
     gpus_per_node: str = Field(
         "",
+        coerce_numbers_to_str=True,  # YAML's 8 is a number
         pattern=r"^(|([A-Za-z0-9][\w.-]*:)?[1-9]\d{0,3})$",
         description="Cards that reference pass, training and evaluation ask for on each node: 8, or h100:8. Empty: none, "
         "and the steps run on CPU.",

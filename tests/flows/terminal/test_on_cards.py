@@ -15,8 +15,10 @@ from flows.terminal.cli import app
 from flows.terminal.model_size import model_size
 from flows.terminal.on_cards import Cluster, lines_of, on_cards
 from flows.terminal.roofline import products_a_token, speed
+from tasks.launch.compute import Machine, check_devices
 
 RECIPES = Path(__file__).parents[3] / "recipes"
+RUNS = re.compile(r"pairline run recipes/(\S+) --set (.*) \(docs/cluster.md\)")
 OF_CARDS = sorted(path for path in RECIPES.glob("*.yaml") if "quickstart" not in path.name)
 FITS = re.compile(r"pairline plan recipes/(\S+) --card (\S+)(?: --cards (\d+) --nodes (\d+))?")
 
@@ -38,6 +40,25 @@ def test_every_recipe_fits_where_it_says_and_a_shape_is_shipped_for_it():
         verdict, takes = planned(path.name, found[2], cards, nodes)
         assert ": fits, " in verdict, path.name
         assert "s a step" in takes
+        cluster = ["--cards", str(cards), "--nodes", str(nodes)]
+        done = CliRunner().invoke(app, ["plan", str(path), "--card", found[2], *cluster])
+        assert done.exit_code == 0, done.output
+
+
+def test_recipes_for_several_nodes_say_how_they_are_started_on_them():
+    """A machine shows at most 8 cards: without the settings the recipe is refused there, with them it starts."""
+    told = [(path, match) for path in OF_CARDS if (match := RUNS.search(path.read_text()))]
+    for path, match in told:
+        assert match[1] == path.name
+        spread = read_recipe(path, match[2].split(" --set "))
+        nodes, machine = spread.compute.machines, Machine(num_cores=64, num_gpus=8)
+        check_devices(spread.compute, machine)
+        assert spread.compute.num_processes == 8 * nodes
+        assert spread.slurm.num_gpus("train") == 8
+        assert f"--nodes {nodes}\n" in path.read_text()
+        with pytest.raises(ConfigError, match=f"compute.machines {nodes} with compute.launcher slurm"):
+            check_devices(read_recipe(path, []).compute, machine)
+    assert len(told) == 6
 
 
 def test_the_command_says_whether_it_fits_and_starts_nothing(monkeypatch):
@@ -110,6 +131,11 @@ def test_what_does_not_fit_is_told_what_would():
     assert "DOES NOT FIT" in verdict
     assert re.search(r"compute.num_processes: (32|64) \((4|8) nodes\)", advice)
     assert "nothing that was tried" in planned("tulu3-70b.yaml", "l4-24", 1, 1)[1]
+    alone = ("compute.sharding=none", "train.precision=bf16_pure")  # 12 bytes a weight on each card
+    verdict, advice = planned("tulu3-8b.yaml", "h100-80", 8, 1, *alone)
+    assert "DOES NOT FIT" in verdict
+    assert "compute.sharding: fsdp2" in advice
+    assert "train.precision: bf16" in advice
 
 
 def test_a_model_whose_shape_nothing_tells_is_not_judged():
@@ -205,6 +231,27 @@ def test_offloaded_state_is_in_the_host_s_memory():
     config = read_recipe(RECIPES / "tulu3-8b.yaml", ["compute.offload=optimizer_and_parameters"])
     gone = on_cards(config, model_size(config.checkpoint), cluster)
     assert gone.host_bytes - kept.host_bytes == pytest.approx(16 * 8.03e9, rel=0.01)
+
+
+def test_what_fits_the_cards_may_not_fit_their_host_and_offload_has_no_hours():
+    """70B on one node of 8: 16 bytes a weight are 1,051 GiB in the host's memory."""
+    offload = "compute.offload=optimizer_and_parameters"
+    verdict, takes = planned("tulu3-70b.yaml", "h100-80", 8, 1, offload)
+    assert ": fits, " in verdict
+    assert "unknown with compute.offload optimizer_and_parameters" in takes
+    assert "s a step" not in takes
+    config = read_recipe(RECIPES / "tulu3-70b.yaml", [offload, "compute.num_processes=8"])
+    small = Cluster("small", dataclasses.replace(CARDS["h100-80"], host_gib=100), 8, 1, 1.0)
+    found = on_cards(config, model_size(config.checkpoint), small)
+    assert (found.fits_card, found.fits_host, found.fits) == (True, False, False)
+    assert "DOES NOT FIT" in next(lines_of(config, model_size(config.checkpoint), small, None, None))
+
+
+def test_the_8b_recipe_takes_all_pairs_of_a_card_in_one_forward():
+    """16 pairs of 4,096 tokens at most (docs/engine.md): not 16 forwards of a pair each."""
+    verdict, takes = planned("tulu3-8b.yaml", "h100-80", 8, 1)
+    assert "65,536 tokens a forward" in verdict
+    assert " of 1 forwards a card" in takes
 
 
 def test_the_start_that_kl_is_measured_to_while_training_is_in_the_host_s_memory():

@@ -85,8 +85,12 @@ def test_divisors_are_exactly_those(number):
 
 
 def test_more_processes_than_cards_are_refused_but_a_cpu_takes_any_number():
-    with pytest.raises(ConfigError, match="shows 2 GPUs"):
+    with pytest.raises(
+        ConfigError, match=r"shows 2 GPUs.*or spread them: compute.machines 2 with compute.launcher slurm"
+    ):
         check_devices(ComputeConfig(num_processes=4), Machine(num_cores=8, num_gpus=2))
+    with pytest.raises(ConfigError, match=r"to 2 or less\.$"):
+        check_devices(ComputeConfig(num_processes=5), Machine(num_cores=8, num_gpus=2))
     check_devices(ComputeConfig(num_processes=4), Machine(num_cores=8, num_gpus=0))
 
 
