@@ -13,6 +13,7 @@ import pytest
 from dpo_core.contract.answers_file import ANSWERS_FILE, AnswersOfStep, ToldAnswer, keep_answers
 from dpo_core.contract.errors import StepCrashed, StoreError
 from dpo_core.contract.jobs import AnswerPair
+from dpo_core.contract.results import RESULT_FILE
 from dpo_core.contract.store import write_json
 from tasks.gate.approval import APPROVAL_FILE, answered
 from tasks.gate.rules import GATE_FILE, GateCheck
@@ -247,6 +248,18 @@ def test_a_run_without_a_step_still_has_a_page(tmp_path):
     with pytest.raises(RuntimeError), recorded_run(tmp_path, "demo", config_of(tmp_path)) as run:
         raise RuntimeError("too early")
     assert "before the first task" in page_of(run.folder).text
+
+
+def test_what_a_mixture_is_warned_of_stands_on_the_page_and_in_markdown(tmp_path):
+    folder = make_run(tmp_path / "store")
+    run = read_run_files(folder)
+    warned = run.mixture.model_copy(update={"warnings": ("No end mark: x <b>",)})
+    write_json(run.steps["mix"].folder / RESULT_FILE, warned)
+    page = page_of(folder)
+    assert ("p", "class", "warn") in page.attributes
+    assert "No end mark: x <b>" in page.text.split("Dropped rows")[0]
+    assert "b" not in page.tags
+    assert "No end mark: x &lt;b&gt;" in render_markdown(report_page(read_run_files(folder)))
 
 
 def test_a_moved_store_still_gives_the_whole_page(tmp_path):
