@@ -228,6 +228,8 @@ def test_killed_while_it_writes_a_checkpoint_or_the_last_weights_it_gives_the_sa
         ("fsdp2", "SIGSTOP"),
         ("fsdp2-replicas", "SIGKILL"),
         ("fsdp2-replicas", "SIGSTOP"),
+        ("zero3", "SIGSTOP"),
+        ("plain", "SIGSTOP"),
     ],
 )
 def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
@@ -238,7 +240,7 @@ def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
     monkeypatch.setenv(LOSE_BY, signal_name)
     ranks = num_ranks(name)
     last = ranks - 1
-    job = job_in(stage, tmp_path, BACK_ENDS[name], ranks)
+    job = job_in(stage, tmp_path, SHARDINGS[name], ranks)
     leader = start_ranks(job, ranks, "tests.programs.lost_ranks")
     wait_until(lambda: read_error(job) is not None)
     assert leader.wait(PATIENCE_SECONDS) != 0
@@ -330,6 +332,8 @@ def test_the_start_answers_anew_where_a_run_goes_on_with_other_prompts(stage, ru
         ("fsdp2", "zero2-offload", 2),
         ("zero2-offload", "zero1-offload", 2),
         ("zero3", "zero3", 1),
+        ("alone", "fsdp2", 4),
+        ("fsdp2", "zero3", 4),
     ],
 )
 def test_a_run_goes_on_with_another_back_end_or_number_of_processes(
@@ -413,13 +417,15 @@ def test_reference_values_and_evaluation_are_those_of_one_process(stage, tmp_pat
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))
-    shared = run_ranks(job.model_copy(update={"sharding": sharding}), module="tests.programs.roomy_cards")
+    job = job.model_copy(update={"sharding": sharding})
+    shared = run_ranks(job, processes, module="tests.programs.roomy_cards")
     assert_same_evaluation(shared, alone)
     assert len(shared.answers) == 5
     assert shared.after["kl/per_token"] > 0.1
-    of_ranks = [json.loads((job.out_dir / f"answered-{rank}.json").read_text()) for rank in (0, 1)]
-    assert [of_rank["prompts"] for of_rank in of_ranks] == [2 * 3, 2 * 2], "before and after"
-    assert [of_rank["exchanges"] for of_rank in of_ranks] == [0, 0]
+    of_ranks = [json.loads((job.out_dir / f"answered-{rank}.json").read_text()) for rank in range(processes)]
+    prompts = {2: [3, 2], 4: [2, 1, 1, 1]}[processes]
+    assert [of_rank["prompts"] for of_rank in of_ranks] == [2 * number for number in prompts], "before, after"
+    assert [of_rank["exchanges"] for of_rank in of_ranks] == [0] * processes
 
 
 def assert_same_evaluation(ours: EvaluateResult, theirs: EvaluateResult) -> None:
