@@ -7,11 +7,12 @@ from prefect.client.orchestration import get_client
 from prefect.logging import disable_run_logger
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.accelerator import limit_of_members, slot
+from flows.accelerator import limit_of_members, slot, slot_of
 from tasks.launch.compute import accelerator_name, this_machine
 from tasks.launch.compute_config import ComputeConfig
-from tasks.launch.context import Context
-from tasks.launch.launcher import kind_of
+from tasks.launch.context import Context, Stopped
+from tasks.launch.launcher import kind_of, launcher_for
+from tasks.launch.launchers import LauncherSections
 from tests.faulty_server import Faults
 
 LIMIT = "slots-of-a-slow-server"
@@ -22,6 +23,33 @@ def test_what_waits_in_a_clusters_queue_takes_no_slot_of_this_machine():
     assert limit_of_members(None, here) == accelerator_name(this_machine())
     assert limit_of_members(None, cluster) is None
     assert limit_of_members("ours", here) == limit_of_members("ours", cluster) == "ours"
+
+
+class WaitedFor(threading.Event):
+    """A run's stop, which comes as soon as somebody waits."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Stop the run in the place of the wait."""
+        self.set()
+        return super().wait(timeout)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("prefect_server")
+def test_a_stage_whose_steps_a_cluster_queues_waits_for_no_slot_of_this_machine():
+    name, context = accelerator_name(this_machine()), Context(stop=WaitedFor())
+    with get_client(sync_client=True) as client, disable_run_logger():
+        client.upsert_global_concurrency_limit_by_name(name, 1)
+        try:
+            with slot(name, Context()):
+                with slot_of(launcher_for(ComputeConfig(launcher="slurm"), LauncherSections()), context):
+                    assert client.read_global_concurrency_limit_by_name(name).active_slots == 1
+                context.raise_if_stopped()
+                here = launcher_for(ComputeConfig(), LauncherSections())
+                with pytest.raises(Stopped), slot_of(here, context):
+                    raise AssertionError("two train on one accelerator")
+        finally:
+            client.delete_global_concurrency_limit_by_name(name)
 
 
 @pytest.mark.integration

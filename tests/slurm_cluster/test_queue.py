@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from dpo_core.contract.errors import StepCrashed
 from examples.slurm.private_cluster import PrivateCluster
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.compute_config import ComputeConfig
@@ -80,6 +81,32 @@ def test_a_job_that_is_held_waits_says_so_and_goes_on_once_it_is_released(
         assert end() == Ended(0)
     assert (step.log_lines, step.num_starts, step.prepared) == (["up"], 1, 1)
     assert shown[-1].commands[-1] != f"scontrol release {job_id}"
+
+
+def test_a_job_that_no_node_can_launch_is_submitted_once_more_and_is_then_a_crash(
+    tmp_path_factory, tmp_path, monkeypatch
+):
+    """A prolog fails: Slurm drains the node, and holds the job for somebody to look. The second one meets another node."""
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "prolog").write_text("#!/bin/sh\nexit 1\n")
+    (site / "prolog").chmod(0o755)
+    (site / "slurm.conf").write_text(f"Prolog={site}/prolog\n")
+    made = PrivateCluster(tmp_path_factory.mktemp("slurm"), site=site)
+    made.up()
+    monkeypatch.setenv("SLURM_CONF", str(made.conf))
+    step, shown = SmallStep(tmp_path, ""), list[ClusterJob]()
+    try:
+        with pytest.raises(StepCrashed, match=r"could not be launched .* held.*\n?.*`sinfo -R`") as crashed:
+            step.run(Context(on_cluster_job=shown.append))
+        assert crashed.value.retryable
+        wait_for(lambda: made.jobs() == [])
+        drained = made.ask("sinfo", "-h", "-N", "-p", "train", "-o", "%t").split()
+    finally:
+        made.down()
+    assert (step.prepared, step.num_starts) == (2, 0)
+    assert len({job.id for job in shown}) == 2
+    assert all(state.startswith("drain") for state in drained)
 
 
 def test_a_reservation_that_has_not_begun_is_waited_for_and_can_be_left(cluster: PrivateCluster, tmp_path):

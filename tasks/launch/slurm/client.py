@@ -8,6 +8,7 @@ does not know who asks      ``NotAuthenticated``, which is a ``SlurmAway`` that 
 import contextlib
 import json
 import os
+import pwd
 import re
 import subprocess
 from collections.abc import Iterable
@@ -188,15 +189,29 @@ def details(job_id: str) -> list[dict[str, str]]:
 def accounted(job_id: str, name: str) -> str:
     """Return the state that a job of this name ended in by Slurm's accounting; empty where there is none, or it does not
     say. ``CANCELLED by 1000`` is CANCELLED."""
+    return _accounted(job_id, name).partition(" ")[0]
+
+
+def who_cancelled(job_id: str, name: str) -> str:
+    """Return the user who cancelled a job of this name, by login name if this machine knows it; empty where Slurm's
+    accounting does not say. Nothing else of Slurm's tells."""
+    word, _, number = _accounted(job_id, name).partition(" by ")
+    if word != "CANCELLED" or not (number.isascii() and number.isdigit()):
+        return ""
+    with contextlib.suppress(KeyError, OverflowError):
+        return pwd.getpwuid(int(number)).pw_name
+    return f"of number {number}"
+
+
+def _accounted(job_id: str, name: str) -> str:
     asked = (f"--jobs={job_id}", "--format=JobName,State")
     with contextlib.suppress(ConfigError, SlurmAway):
         flags = ("--allocations", "--noheader", "--parsable2")
         said = _run(("sacct", *flags, *asked), seconds=LONGEST_OF_ACCOUNTING_SECONDS)
         for line in reversed(said.splitlines()):
             of_whom, _, state = line.partition("|")
-            word = state.partition(" ")[0]
-            if of_whom == name and word not in ACTIVE:
-                return word
+            if of_whom == name and state.partition(" ")[0] not in ACTIVE:
+                return state
     return ""
 
 

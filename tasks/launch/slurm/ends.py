@@ -10,7 +10,7 @@ killed by a signal
 TIMEOUT, DEADLINE; exit 20; a rank ended by SIGTERM      the job's time is up: a chain goes on
 the same, unknown to Slurm                               the same, if it has kept something new; else crashed
 PREEMPTED and not requeued                               the same, if it has kept something new; else preempted
-CANCELLED, not by us                                     cancelled: a person said so
+CANCELLED, not by us                                     cancelled: a person said so, and accounting may tell who
 NODE_FAIL, BOOT_FAIL and not requeued                    crashed, the node is the cause
 FAILED 0:53, a container that cannot be made             config
 unknown to Slurm, no sign of life                        crashed
@@ -56,13 +56,15 @@ LAUNCH_HELD = re.compile(r"requeued[ _]held|JobHoldMaxRequeue", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class JobEnd:
-    """What is known of a job that has ended. ``state``: Slurm's word, empty if it does not know the job any more."""
+    """What is known of a job that has ended. ``state``: Slurm's word, empty if it does not know the job any more. ``by``:
+    who cancelled it, empty if nobody says."""
 
     state: str
     exit_code: int | None = None  # of the batch script
     slurm_signal: int = 0
     start: Start | None = None  # the last one
     last_lines: Sequence[str] = ()
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +98,10 @@ def how_it_ended(end: JobEnd, step: str) -> Ended | LimitReached | PairlineError
         cause = _of_signal(first) if first else _of_memory(start)
         return Ended(code or 1, out_of_memory=True, cause=cause, advice=MORE_MEMORY)
     if end.state == "CANCELLED":
+        someone = f"someone (`sacct -j {start.job_id}` may say who)" if start.job_id else "someone"
+        by = f"user {end.by}" if end.by else someone
         return Cancelled(
-            f"The Slurm job of step {step} was cancelled by someone (`sacct -j {start.job_id}` may say who).",
+            f"The Slurm job of step {step} was cancelled by {by}.",
             "Start again to go on from its last checkpoint.",
         )
     if end.state in ("TIMEOUT", "DEADLINE"):

@@ -15,7 +15,7 @@ from tasks.launch.folder_bound import FolderBound
 from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.log_position import save_position
 from tasks.launch.patience import Silence
-from tasks.launch.slurm.client import QueuedJob, SlurmAway, details
+from tasks.launch.slurm.client import QueuedJob, SlurmAway, details, who_cancelled
 from tasks.launch.slurm.ends import JobEnd, LimitReached, failed_to_launch, how_it_ended, why_it_never_starts
 from tasks.launch.slurm.followed import Followed, JobLimits
 from tasks.launch.slurm.job_stop import SECONDS_AT_THE_END, TURN_SECONDS, JobStop
@@ -204,6 +204,7 @@ class JobWatch:
             int(signal) if signal and signal.isdigit() else 0,
             last,
             tuple(self.job.log.last_lines),
+            who_cancelled(self.job.id, self.command.name) if state == "CANCELLED" else "",
         )
 
     def _tell(self, seen: QueuedJob, last: Start | None) -> None:
@@ -231,7 +232,10 @@ class JobWatch:
     def _refuse_what_never_starts(self, seen: QueuedJob) -> None:
         if failed_to_launch(seen.reason):
             self.launch_failed = True
-            raise StepCrashed(f"Slurm job {seen.id} could not be launched on its nodes: {seen.reason}.")
+            raise StepCrashed(
+                f"Slurm job {seen.id} could not be launched on its nodes: {seen.reason}.",
+                "Slurm does not say which; a node whose prolog failed it drains: `sinfo -R` names those.",
+            )
         if seen.state == "PENDING" and (reason := why_it_never_starts(seen.reason)):
             raise ConfigError(
                 f"Slurm job {seen.id} of step {self.command.step} on partition {seen.partition} can never start: {reason}.",

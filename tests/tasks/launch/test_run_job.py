@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -386,6 +387,40 @@ def test_another_run_is_waited_for_as_long_as_a_step_may_take(tmp_path):
     with claim(step.folder), pytest.raises(StoreBusy, match="in use by process"):
         step.run()
     assert not (step.folder / RESULT_FILE).exists()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueingLauncher(ClearingLauncher):
+    """Says of its steps that they wait in a queue, as a cluster's do."""
+
+    queues: ClassVar[bool] = True
+
+
+def test_a_run_that_may_wait_in_a_queue_is_waited_for_longer_than_a_step_may_take(tmp_path):
+    """Hours in a queue are no time that a step runs for."""
+    step = Step(tmp_path, "succeed()", timeout_seconds=1)
+    step.launcher = QueueingLauncher(step.launcher.compute, python=step.launcher.python)
+    with ThreadPoolExecutor() as pool:
+        with claim(step.folder):
+            stop = Waits(seconds=2)
+            waits = pool.submit(step.run, Context(stop=stop))
+            wait_until(lambda: stop.is_long or waits.done(), "more than a step's time")
+            assert not waits.done()
+        assert waits.result(PATIENCE_SECONDS).path == step.folder
+    assert step.num_calls == 1
+
+
+class Waits(threading.Event):
+    """Notes that who waits for it has waited for so long."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds, self.is_long = seconds, False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds -= timeout or 0.0
+        self.is_long = self.seconds < 0
+        return super().wait(timeout)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from tasks.launch.slurm.client import (
     queue,
     refusal,
     submit,
+    who_cancelled,
 )
 from tests.tasks.launch.slurm.recorded import RecordedSlurm
 
@@ -168,6 +169,28 @@ def test_accounting_is_asked_by_id_and_believed_by_name(monkeypatch, tmp_path, p
     assert accounted("7", "pairline-x") == state
     slurm.does("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     assert accounted("7", "pairline-x") == ""
+
+
+@pytest.mark.parametrize(
+    ("printed", "who"),
+    [
+        ("pairline-x|CANCELLED by 0\n", "root"),
+        ("pairline-x|CANCELLED by 4000000001\n", "of number 4000000001"),  # of another machine's
+        ("pairline-x|CANCELLED\n", ""),
+        ("pairline-x|CANCELLED by ²\n", ""),
+        ("pairline-x|COMPLETED\n", ""),
+        ("pairline-x|CANCELLED by 0\nother|CANCELLED by 7\n", "root"),
+        ("other|CANCELLED by 0\n", ""),
+        ("", ""),
+    ],
+)
+def test_accounting_tells_who_cancelled_a_job(monkeypatch, tmp_path, printed: str, who: str):
+    slurm = RecordedSlurm(tmp_path / "bin", monkeypatch)
+    (tmp_path / "bin/said").write_text(printed)
+    slurm.does("sacct", 'cat "$here/said"')
+    assert who_cancelled("7", "pairline-x") == who
+    slurm.does("sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+    assert who_cancelled("7", "pairline-x") == ""
 
 
 def test_an_array_that_is_too_large_says_which_setting(monkeypatch, tmp_path):

@@ -108,6 +108,20 @@ def test_an_end_means(what: str, end: JobEnd, expected: type):
         assert "train" in outcome.problem
 
 
+@pytest.mark.parametrize(
+    ("end", "said"),
+    [
+        (JobEnd("CANCELLED", start=ended(20), by="anna"), "was cancelled by user anna."),
+        (JobEnd("CANCELLED", start=ended(20)), "was cancelled by someone (`sacct -j 7` may say who)."),
+        (JobEnd("CANCELLED"), "was cancelled by someone."),  # in the queue: it has no start that names it
+    ],
+)
+def test_who_cancelled_a_job_is_told_where_somebody_knows(end: JobEnd, said: str):
+    outcome = how_it_ended(end, "train")
+    assert isinstance(outcome, Cancelled)
+    assert outcome.problem == f"The Slurm job of step train {said}"
+
+
 def test_the_rank_that_was_killed_first_is_the_cause():
     outcome = how_it_ended(JobEnd("FAILED", start=ended(137, *KILLED)), "train")
     assert outcome == Ended(-9, cause="rank 1 on n2 was killed by signal 9 (SIGKILL).")

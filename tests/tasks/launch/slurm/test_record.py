@@ -5,12 +5,15 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.launch.context import Context
 from tasks.launch.slurm.client import QueuedJob, SlurmAway
+from tasks.launch.slurm.followed import Followed
 from tasks.launch.slurm.history import HISTORY_FILE, remember, starts_so_far
 from tasks.launch.slurm.job_log import JobLog, split_label
 from tasks.launch.slurm.poll import Poll
@@ -24,6 +27,8 @@ from tasks.launch.slurm.record import (
     starts_of,
     wait_for_ranks,
 )
+from tasks.launch.slurm.watch import SECONDS_BETWEEN_YOUNG, SECONDS_YOUNG, WAITING_TURN_SECONDS, JobWatch
+from tests.slurm_cluster.small_step import SmallStep
 
 
 def make_start(record: Path, name: str, **files: str) -> None:
@@ -175,6 +180,38 @@ def test_one_question_serves_all_who_wait(monkeypatch):
     assert len(asked[0]) == 200
     assert poll.look("job-7", 30)[0].name == "job-7"
     assert len(asked) == 1
+
+
+def test_hours_in_a_queue_cost_one_question_every_30_seconds_for_all_jobs(tmp_path, monkeypatch):
+    """A clock of the test's own. For its first seconds a job is asked about more often: what can never start says so."""
+    clock = SimpleNamespace(now=1000.0, time=time.time)
+    clock.monotonic = lambda: clock.now
+    for module in ("watch", "poll"):
+        monkeypatch.setattr(f"tasks.launch.slurm.{module}.time", clock)
+    steps = [SmallStep(tmp_path / str(number), "", 1, {"poll_seconds": 30}) for number in range(3)]
+    commands = [step.command(job_fingerprint=f"{number}" * 64) for number, step in enumerate(steps)]
+    keys = {command.name: f"key-{number}" for number, command in enumerate(commands)}
+    poll = Poll(
+        lambda names: [
+            QueuedJob("1", "PENDING", "Priority", "", "p", "N/A", name, {"key": keys[name]}) for name in names
+        ]
+    )
+    watches = []
+    for step, command in zip(steps, commands, strict=True):
+        job = Followed(
+            keys[command.name], "1", step.record, JobLog(step.record / "x.log", 0, has_labels=False)
+        )
+        limits = step.launcher.limits(command, 0.0)
+        watches.append(JobWatch(command, job, limits, poll, Context(), print))
+        poll.watch(command.name)
+    asked = {}
+    for end in (SECONDS_YOUNG, 300.0, 600.0):
+        while clock.now < 1000 + end:
+            assert [watch.turn() for watch in watches] == [None] * 3
+            clock.now += WAITING_TURN_SECONDS
+        asked[end] = poll.num_asked
+    assert 1 < asked[SECONDS_YOUNG] <= SECONDS_YOUNG / SECONDS_BETWEEN_YOUNG + 1
+    assert 9 <= asked[600.0] - asked[300.0] <= 10
 
 
 def test_a_name_that_was_not_asked_about_is_asked_at_once():

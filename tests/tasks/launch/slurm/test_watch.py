@@ -64,7 +64,7 @@ def test_a_job_whose_id_is_somebody_elses_is_gone(slurm: RecordedSlurm, step: Sm
     assert slurm.calls("scancel") == []
 
 
-@pytest.mark.parametrize("word", ["CANCELLED by 1000", "TIMEOUT", "disabled"])
+@pytest.mark.parametrize("word", ["CANCELLED by 0", "TIMEOUT", "disabled"])
 def test_an_end_that_slurm_has_forgotten_is_what_accounting_says(
     slurm: RecordedSlurm, step: SmallStep, word: str
 ):
@@ -74,7 +74,7 @@ def test_an_end_that_slurm_has_forgotten_is_what_accounting_says(
         slurm.does("sacct", f'printf "%s\\n" "other|COMPLETED" {shlex.quote(f"{name}|{word}")}')
     slurm.does("squeue", leaves(step, 20))
     expected = {
-        "CANCELLED by 1000": (Cancelled, "was cancelled by someone"),
+        "CANCELLED by 0": (Cancelled, "was cancelled by user root"),
         "TIMEOUT": (Exception, "time limit"),
     }
     error, said = expected.get(word, (StepCrashed, "Slurm does not know it any more"))
