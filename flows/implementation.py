@@ -23,8 +23,7 @@ def check_implementation(config: StageConfig) -> None:
     """Raise ``ConfigError`` for a model that ``train.implementation`` cannot compute or ``compute.tensor_degree`` not share
     out, or where the implementation, or the compiler that it would call, is not installed."""
     _check_compiler(config)
-    for source, folder in _local_models(config):
-        _check_model(config, folder, source)
+    check_models(config)
     if config.train.implementation != "olmo_core":
         return
     python = python_of_steps(config)
@@ -32,6 +31,30 @@ def check_implementation(config: StageConfig) -> None:
         check_image_holds(config, "OLMo-core", OLMO_CORE, "train.implementation is olmo_core")
     elif not python.why_not:
         _check_python(config, python)
+
+
+def check_models(config: StageConfig) -> None:
+    """Raise ``ConfigError`` for a model whose config.json is here that cannot be computed as the recipe says, on whatever
+    machine."""
+    for source, folder in _models(config):
+        if _is_here(folder):
+            _check_model(config, folder, source)
+
+
+def unchecked_models(config: StageConfig) -> str:
+    """Return what a plan says of models whose config.json is not here; empty where all were looked at, or none had to be."""
+    degree, is_olmo = config.compute.tensor_degree, config.train.implementation == "olmo_core"
+    asked = [
+        *(["OLMo-core can train"] if is_olmo else []),
+        *([f"compute.tensor_degree {degree} can share out"] if degree > 1 else []),
+    ]
+    unseen = dict.fromkeys(source for source, folder in _models(config) if not _is_here(folder))
+    if not asked or not unseen:
+        return ""
+    return (
+        f"Not checked: whether {' and '.join(asked)} {', '.join(unseen)}, whose config.json is not here. A run looks once "
+        "it is fetched."
+    )
 
 
 def check_fetched(config: StageConfig, model: CheckpointRef) -> None:
@@ -65,12 +88,15 @@ def _check_compiler(config: StageConfig) -> None:
         )
 
 
-def _local_models(config: StageConfig) -> Iterator[tuple[str, Path]]:
-    """Policy and reference, where their config.json is here already; the others' is looked at by the first step."""
+def _models(config: StageConfig) -> Iterator[tuple[str, Path]]:
+    """Policy and reference, with the folder of one that is not fetched."""
     for source in (config.checkpoint.source, config.reference.source):
-        folder = Path(source or "").expanduser()
-        if source and (folder / CONFIG).is_file():
-            yield source, folder
+        if source:
+            yield source, Path(source).expanduser()
+
+
+def _is_here(folder: Path) -> bool:
+    return (folder / CONFIG).is_file()
 
 
 def _check_python(config: StageConfig, python: StepPython) -> None:

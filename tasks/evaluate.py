@@ -46,25 +46,35 @@ def evaluate(
     place: Workplace,
 ) -> EvaluateResult:
     """Run step ``evaluate`` on the SFT checkpoint and on what will be uploaded."""
-    result = place.run(
-        EvaluateJob(
-            data=inputs.mixture.data,
-            reference=inputs.reference.reference if inputs.reference else None,
-            reference_checkpoint=inputs.reference_checkpoint,
-            sets=inputs.held_out_sets,
-            before=inputs.policy,
-            after=checkpoint_of(export, inputs.policy),
-            loss=loss,
-            evaluation=evaluation,
-            precision=train.precision,
-            implementation=train.implementation,
-            float8=train.float8,
-            forward=train.forward,
-            attention=train.attention,
-            sharding=sharding_of(place.launcher.compute),
-        )
-    )
+    result = place.run(evaluate_job(inputs, export, loss, train, evaluation, place))
     for sign in signs_in(evaluation.warnings, result):
         get_run_logger().warning(sign.words)
     show_evaluation(result, evaluation.num_samples_shown, place.context.run.family)
     return result
+
+
+def evaluate_job(
+    inputs: TrainingInputs,
+    export: ExportResult,
+    loss: Loss,
+    train: TrainConfig,
+    evaluation: EvaluationConfig,
+    place: Workplace,
+) -> EvaluateJob:
+    """Return the job of the evaluation."""
+    return EvaluateJob(
+        data=inputs.mixture.data,
+        reference=inputs.reference.reference if inputs.reference else None,
+        reference_checkpoint=inputs.reference_checkpoint,
+        sets=inputs.held_out_sets,
+        before=inputs.policy,
+        after=checkpoint_of(export, inputs.policy),
+        loss=loss,
+        evaluation=evaluation,
+        precision=train.precision,
+        implementation=train.implementation,
+        float8=train.float8,
+        forward=train.forward,
+        attention=train.attention,
+        sharding=sharding_of(place.launcher.compute),
+    )

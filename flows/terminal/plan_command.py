@@ -35,6 +35,7 @@ def plan(
 ) -> None:
     """Show what a run would do: steps, tokens, batch, memory, disk, a cluster's jobs. Starts nothing, needs no network."""
     from flows.before_start import check_before_start
+    from flows.implementation import check_models, unchecked_models
     from flows.stage_parts import known_of_card
     from flows.step_software import unchecked_software
     from flows.terminal.on_cards import Cluster
@@ -47,13 +48,16 @@ def plan(
     if card:
         cluster = Cluster.of(card, cards, nodes, price, config.compute.num_processes)
         config = read_recipe(recipe, [*set_, f"compute.num_processes={cluster.total}"])
+        check_models(config)
         show_plan(plan_stage(config, cluster, pair_tokens), Console())
+        if unchecked := unchecked_models(config):
+            say(unchecked)
         return
     planned = plan_stage(config)
     checkpoint = checkpoint_time(planned)
     show_plan(planned, Console(), checkpoint)
     show_jobs(config, checkpoint.grace)
-    if unchecked := unchecked_software(config):
+    for unchecked in filter(None, (unchecked_software(config), unchecked_models(config))):
         say(unchecked)
     try:
         check_before_start(config)

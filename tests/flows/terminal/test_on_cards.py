@@ -1,6 +1,7 @@
 """Plans for cards: every shipped recipe fits where its head says; what does not fit is told what would."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -69,6 +70,34 @@ def test_the_command_says_whether_it_fits_and_starts_nothing(monkeypatch):
     assert "On 4 x 8 h100-80: fits, " in done.output
     assert "at $2 a card and hour" in done.output
     assert "Effective batch: 128 pairs = 32 processes" in done.output
+
+
+@pytest.mark.parametrize(
+    ("change", "wrong", "unchecked"),
+    [
+        ("train.implementation=olmo_core", "its kind of model is mistral", "OLMo-core can train"),
+        ("compute.tensor_degree=4", "its num_key_value_heads is 2", "compute.tensor_degree 4 can share out"),
+    ],
+)
+def test_a_model_that_cannot_be_computed_as_asked_has_no_plan_for_cards(
+    tmp_path, monkeypatch, change, wrong, unchecked
+):
+    """Whether it would fit is no question then; of one from the Hub that is not known yet, and the plan says so."""
+    monkeypatch.setenv("COLUMNS", "300")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral", "num_key_value_heads": 2}))
+    recipe = str(RECIPES / "olmo2-13b.yaml")
+    arguments = ["plan", recipe, "--card", "h100-80", "--cards", "8", "--set", change]
+    refused = CliRunner().invoke(app, [*arguments, "--set", f"checkpoint.source={tmp_path}"])
+    assert isinstance(refused.exception, ConfigError)
+    assert wrong in str(refused.exception)
+    assert "fits" not in refused.output
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.exception
+    assert (
+        f"Not checked: whether {unchecked} allenai/OLMo-2-1124-13B-SFT, whose config.json is not here"
+        in done.output
+    )
+    assert "Not checked" not in CliRunner().invoke(app, arguments[:-2]).output
 
 
 def test_the_reference_pass_must_fit_as_well():
