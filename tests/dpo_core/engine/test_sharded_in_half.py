@@ -11,7 +11,8 @@ from dpo_core.contract.config import AdapterConfig
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import Sharding, TrainResult
 from tests.step_process import evaluations_in, metrics_of, run_ranks
-from tests.tiny_stage import reference_job, run_here
+from tests.tiny_models import make_model
+from tests.tiny_stage import checkpoint_ref, reference_job, run_here
 
 pytestmark = pytest.mark.integration
 
@@ -108,3 +109,33 @@ def test_in_bf16_it_sends_eight_bytes_a_parameter_and_keeps_no_copy_of_a_weight(
         assert counted["kept"] == 0
         assert counted["reduced_in"] == ["torch.float32"]
         assert 4 < (counted["gathered"] + counted["reduced"]) / result.all_parameters <= 8
+
+
+@pytest.mark.parametrize("name", SPLITTING)
+def test_steps_that_score_hold_and_compute_in_bf16_alone_on_every_rank(stage, tmp_path, name):
+    """The reference pass and the evaluation, answers and their KL included: two bytes of a matrix's value on one of two
+    ranks, and no linear in float32."""
+    settings = {"precision": "bf16", "sharding": Sharding(kind=name)}
+    pass_over_all = reference_job(
+        tmp_path / "reference", stage.data, stage.checkpoint, cache_dir=tmp_path / "cache", **settings
+    )
+    other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
+    evaluation = stage.evaluate_job(
+        tmp_path / "evaluation", other, num_prompts=3, max_new_tokens=4, measure_kl=True
+    ).model_copy(update=settings)
+    matrices = sum(
+        tensor.numel()
+        for tensor in load_file(stage.checkpoint.path / "model.safetensors").values()
+        if tensor.dim() > 1
+    )
+    for job, num_models in ((pass_over_all, 1), (evaluation, 4)):  # before and after, and both again for KL
+        run_ranks(job, module="tests.programs.scoring_ranks")
+        of_ranks = [json.loads((job.out_dir / f"scored-{rank}.json").read_text()) for rank in (0, 1)]
+        for models in zip(*of_ranks, strict=True):
+            for model in models:
+                assert model["held"].keys() == {"torch.bfloat16"}
+                assert model["computed"] == ["torch.bfloat16"]
+            held = [model["held"]["torch.bfloat16"] for model in models]
+            assert sum(held) == pytest.approx(matrices, rel=0.01)
+            assert held[0] == pytest.approx(held[1], rel=0.05)
+        assert len(of_ranks[0]) == num_models
