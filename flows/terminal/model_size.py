@@ -52,7 +52,7 @@ class ModelSize:
 def model_size(checkpoint: CheckpointConfig) -> ModelSize:
     """Find it out from the weights' headers of a local directory, from the shapes that are shipped, or from the name
     ("Qwen2.5-7B")."""
-    folder = _local_folder(checkpoint.source)
+    folder = local_folder(checkpoint.source)
     if folder is None:
         known = KNOWN.get(checkpoint.source)
         if known is None:
@@ -84,7 +84,8 @@ def model_size(checkpoint: CheckpointConfig) -> ModelSize:
     return _from_name(files[0] if files else folder.name)
 
 
-def _local_folder(source: str) -> Path | None:
+def local_folder(source: str) -> Path | None:
+    """Return the folder of a checkpoint that is on this machine; None of one on the Hub."""
     if source.startswith(PACKAGE_PREFIX):
         try:
             return package_folder(source.removeprefix(PACKAGE_PREFIX))

@@ -79,6 +79,15 @@ def weight_source(names: list[str], config: CheckpointConfig) -> WeightSource:
     return WeightSource("pickle", _allowed_pickles(names, config))
 
 
+def weights_in(folder: Path, config: CheckpointConfig) -> WeightSource:
+    """Choose the weights of a checkpoint in a folder, told apart by what the files hold. Raises ``CheckpointError``."""
+    try:
+        names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
+    return in_its_format(folder, named_by_index(folder, weight_source(names, config)))
+
+
 def named_by_index(folder: Path, weights: WeightSource) -> WeightSource:
     """Return the files that loaders open: those that the index names, else ``model.safetensors`` alone where it is.
 

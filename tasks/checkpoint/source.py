@@ -44,6 +44,7 @@ from tasks.checkpoint.files import (
     is_small,
     named_by_index,
     weight_source,
+    weights_in,
 )
 from tasks.checkpoint.known_packages import PACKAGE_PREFIX, check_known_package, package_folder
 from tasks.checkpoint.own_files import hash_named, opened_inside, read_json_file
@@ -129,12 +130,7 @@ def _local(folder: Path, config: CheckpointConfig) -> Located:
             f"checkpoint.revision {config.revision} is for a Hub id, but {config.source} is a local "
             "directory, which is pinned by its contents. Remove checkpoint.revision."
         )
-    try:
-        names = sorted(path.name for path in folder.iterdir() if path.is_file())
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
-    weights = named_by_index(folder, weight_source(names, config))
-    return Located(folder.resolve(), in_its_format(folder, weights))
+    return Located(folder.resolve(), weights_in(folder, config))
 
 
 def _download(config: CheckpointConfig, store_root: Path, with_weights: bool) -> Located:
