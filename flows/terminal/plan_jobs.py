@@ -42,7 +42,12 @@ def _jobs(config: StageConfig) -> Iterator[tuple[type[Job], bool]]:
         for job, is_known in _conversions(checkpoint).items():
             conversions[job] = is_known or conversions.get(job, False)
     yield from conversions.items()
-    always = [RehearseJob, FetchJob, MixJob, *([ReferenceJob] if config.objective.needs_reference else [])]
+    always: list[type[Job]] = [
+        RehearseJob,
+        FetchJob,
+        MixJob,
+        *([ReferenceJob] if config.objective.needs_reference else []),
+    ]
     always += [TrainJob, ExportJob, EvaluateJob, *([JudgeJob] if config.judge.is_on else [])]
     always += [*([BenchmarkJob] if config.benchmarks.tasks else []), AnswerJob]
     yield from ((job, True) for job in always)
