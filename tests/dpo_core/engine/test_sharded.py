@@ -460,6 +460,32 @@ def assert_other_shards_do_no_harm(stage: TinyStage, folder: Path, **fields: obj
     assert_same_reference(stage, result)
 
 
+def test_two_runs_fill_one_cache_at_the_same_time(stage, tmp_path):
+    """Two ranks over all rows, and one process over some of the same rows that begins once those have written a shard: each
+    has the values of one process, whoever computed them."""
+    shared = {"cache_dir": tmp_path / "cache", "rows_per_shard": 2}
+    job = reference_job(tmp_path / "all", stage.data, stage.checkpoint, sharding=BACK_ENDS["fsdp2"], **shared)
+    some = mix(make_rows(12), stage.checkpoint, tmp_path / "some", held_out="0")
+    other = reference_job(tmp_path / "other", some, stage.checkpoint, **shared)
+    leader = start_ranks(job, 2, "tests.programs.late_folders")
+    wait_until(lambda: list((tmp_path / "cache").rglob("shard-*.npz")) or leader.poll() is not None)
+    assert leader.poll() is None, "it was over before the other began"
+    result = run_here(other)
+    assert leader.wait(PATIENCE_SECONDS) == 0
+    assert_same_reference(stage, read_result(job))
+    keys = PairDataset.open(some.path, "train").row_keys
+    ours = read_aligned(Path(result.reference.path), "train", keys)
+    known = {
+        key: value
+        for split in ("train", "held_out")
+        for of_split in (PairDataset.open(stage.data.path, split).row_keys,)
+        for key, value in zip(
+            of_split, read_aligned(Path(stage.reference.reference.path), split, of_split).sums, strict=True
+        )
+    }
+    np.testing.assert_allclose(ours.sums, [known[key] for key in keys], rtol=1e-5)
+
+
 def test_a_layout_that_one_rank_cannot_compute_none_does(stage, tmp_path, monkeypatch):
     """It tries the next one, and the others have to: they have parts of its weights. The numbers are the same."""
     monkeypatch.setenv("REFUSES", "packed")
