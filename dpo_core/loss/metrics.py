@@ -113,7 +113,7 @@ def source_averages(sums: Tensor, names: Sequence[str]) -> dict[str, float]:
 
 
 def forget_peak_memory() -> None:
-    """Have ``peak_memory_gib`` count from now on; what was resident stays counted."""
+    """Have ``peak_memory_gib`` and ``reserved_memory_gib`` count from now on; what was resident stays counted."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
@@ -124,3 +124,9 @@ def peak_memory_gib() -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def reserved_memory_gib() -> float | None:
+    """Return the most that the accelerator's allocator has reserved so far in GiB, what it could not use included; None
+    without one."""
+    return torch.cuda.max_memory_reserved() / 2**30 if torch.cuda.is_available() else None

@@ -35,6 +35,7 @@ from dpo_core.loss.metrics import (
     averages,
     batch_sums,
     peak_memory_gib,
+    reserved_memory_gib,
     source_averages,
     source_sums,
 )
@@ -246,6 +247,8 @@ class Trainer:
             # The update's norm has been read: ranks and their cards are in step here.
             "memory/peak_gib": max_over_ranks(self.accelerator, peak_memory_gib()),
         }
+        if (reserved := reserved_memory_gib()) is not None:
+            metrics["memory/reserved_gib"] = max_over_ranks(self.accelerator, reserved)
         metrics |= self.speed_of(rows, metrics["trained_tokens_per_pair"] * len(rows), seconds)
         first, self.last_metrics = not self.last_metrics, metrics
         self.state = self.state.model_copy(

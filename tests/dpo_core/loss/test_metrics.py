@@ -5,7 +5,14 @@ import torch
 
 from dpo_core.contract.metric_names import source_names, split_by_source
 from dpo_core.loss.losses import LossOutput
-from dpo_core.loss.metrics import averages, batch_sums, peak_memory_gib, source_averages, source_sums
+from dpo_core.loss.metrics import (
+    averages,
+    batch_sums,
+    peak_memory_gib,
+    reserved_memory_gib,
+    source_averages,
+    source_sums,
+)
 from dpo_core.loss.pair_logps import PairLogps
 
 
@@ -80,6 +87,14 @@ def test_memory_is_measured_in_gib():
     held = torch.ones(1 << 26)  # 256 MiB, every page touched
     assert 0.25 < peak_memory_gib() < 64
     assert held.numel() * held.element_size() == 2**28
+
+
+def test_what_a_card_s_allocator_reserved_is_told_where_there_is_a_card(monkeypatch):
+    if not torch.cuda.is_available():
+        assert reserved_memory_gib() is None
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: 3 << 29)
+    assert reserved_memory_gib() == 1.5
 
 
 def test_metrics_by_source_by_hand():

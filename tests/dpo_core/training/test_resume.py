@@ -35,6 +35,7 @@ TIMINGS = (
     "seconds/exchange",
     "seconds/checkpoint",
     "memory/peak_gib",
+    "memory/reserved_gib",
 )
 
 
