@@ -57,6 +57,13 @@ def truncated_weights(inputs: Path, scratch: Path) -> StageConfig:
     return tiny_config(inputs, scratch / "store", checkpoint={"source": str(scratch / "sft")})
 
 
+def settings_that_no_export_could_write(inputs: Path, scratch: Path) -> StageConfig:
+    """Read without a word, so the training would go well, and end where its result is saved."""
+    file = make_model(scratch / "sft") / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": "x"}))
+    return tiny_config(inputs, scratch / "store", checkpoint={"source": str(scratch / "sft")})
+
+
 def batch_that_cannot_be_met(inputs: Path, scratch: Path) -> StageConfig:
     return tiny_config(
         inputs, scratch / "store", train={"global_batch_pairs": 8, "per_device_batch_pairs": 3}
@@ -98,6 +105,11 @@ CASES: dict[str, tuple[Case, type[PairlineError], str]] = {
         "identical_pair",
     ),
     "no chat template": (no_template, CheckpointError, r"checkpoint\.chat_template"),
+    "settings that no export could write": (
+        settings_that_no_export_could_write,
+        CheckpointError,
+        r"generation_config\.json .*eos_token_id 'x'.*Correct it in the checkpoint",
+    ),
     "truncated weights": (truncated_weights, CheckpointError, r"model\.safetensors.*\d+ bytes"),
     "impossible batch": (batch_that_cannot_be_met, ConfigError, r"per_device_batch_pairs is 3.*1, 2, 4, 8"),
     "a token that is nowhere": (token_that_is_nowhere, ConfigError, "no such Prefect Secret block"),

@@ -1,5 +1,6 @@
-"""Fetching what must be converted first: GGUF, and pickle weights allowed by name."""
+"""Fetching what must be converted first: GGUF, 8-bit floats, and pickle weights allowed by name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from dpo_core.contract.refs import CheckpointRef
 from dpo_core.contract.store import hash_files
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tasks.launch.workplace import Workplace
+from tests.dpo_core.steps.test_dequantise import fp8_checkpoint
 from tests.launch_here import LaunchHere
 from tests.tiny_gguf import make_gguf
 
@@ -30,6 +32,22 @@ def test_gguf_is_converted_once(tmp_path: Path) -> None:
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= set(first.files)
     assert fetch(tmp_path / "gguf", tmp_path / "store", launcher) == first
     assert launcher.steps == ["convert"]
+    assert hash_files(first.path) == first.files
+
+
+def test_8_bit_floats_are_made_plain_once(tmp_path: Path) -> None:
+    full = fp8_checkpoint(tmp_path / "fp8", (16, 16), "_scale_inv", {"quant_method": "fp8"})
+    launcher = LaunchHere()
+    first = fetch(tmp_path / "fp8", tmp_path / "store", launcher)
+    assert "quantization_config" not in json.loads((first.path / "config.json").read_text())
+    stored = {
+        name: tensor for file in first.path.glob("*.safetensors") for name, tensor in load_file(file).items()
+    }
+    assert stored.keys() == full.keys()
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+    assert {"tokenizer.json", "chat_template.jinja"} <= set(first.files)
+    assert fetch(tmp_path / "fp8", tmp_path / "store", launcher) == first
+    assert launcher.steps == ["dequantise"]
     assert hash_files(first.path) == first.files
 
 

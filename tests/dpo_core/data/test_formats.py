@@ -5,8 +5,11 @@ import json
 import pytest
 
 from dpo_core.contract.drops import RowDropped
+from dpo_core.data.chat_template import Renderer
 from dpo_core.data.formats import rename_columns, to_pair
+from dpo_core.data.named_templates import NAMED_TEMPLATES
 from dpo_core.data.pool import prompt_key
+from tests.tiny_models import make_tokenizer
 
 USER = {"role": "user", "content": "Hi?"}
 GOOD, BAD = {"role": "assistant", "content": "Yes."}, {"role": "assistant", "content": "No."}
@@ -437,6 +440,37 @@ def test_a_field_that_templates_read_is_kept_and_compared(field):
     }
     assert len(keys) == 3
     assert prompt_key([USER, {"role": "assistant", "content": "4"}, USER]) in keys
+
+
+def calling(number: int) -> dict:
+    function = {"name": "add", "arguments": {"a": number}}
+    return {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": function}]}
+
+
+ONE_DIFFERENCE = {
+    "functions": ([{**SYSTEM, "functions": "[1]"}], [{**SYSTEM, "functions": "[2]"}]),
+    "some functions or none": ([{**SYSTEM, "functions": "[1]"}], [SYSTEM]),
+    "calls": ([USER, calling(1)], [USER, calling(2)]),
+    "a call or none": ([USER, calling(1)], [USER, {"role": "assistant", "content": ""}]),
+    "whose a result is": (
+        [USER, calling(1), {"role": "environment", "content": "2"}],
+        [USER, calling(1), {"role": "tool", "content": "2"}],
+    ),
+}
+
+
+@pytest.mark.parametrize(("one", "other"), ONE_DIFFERENCE.values(), ids=ONE_DIFFERENCE)
+def test_what_a_history_says_beside_its_texts_is_compared(one, other):
+    """All texts are the same; the template names functions, calls and the role environment."""
+    fields = Renderer(make_tokenizer(NAMED_TEMPLATES["olmo"])).message_fields
+
+    def pair(history: list, other_history: list):
+        row = {"chosen": [*history, USER, GOOD], "rejected": [*other_history, USER, BAD]}
+        return to_pair(row, fields)[1]
+
+    with pytest.raises(RowDropped, match="prompt_mismatch"):
+        pair(one, other)
+    assert prompt_key(pair(one, one).prompt) != prompt_key(pair(other, other).prompt)
 
 
 def test_an_answer_may_be_reasoning_or_calls_alone():

@@ -208,7 +208,7 @@ def test_the_block_mask_of_flex_attention_is_the_dense_mask(layout):
             assert bool(blocks[block_row, block_query, block_key]) == bool(tile.any())
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt_neox", "mixtral"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gemma3_that_sees", "gpt_neox", "mixtral"])
 def test_what_fits_is_packed(name, caplog):
     caplog.set_level(logging.INFO)
     assert choose_layout(scorer_of(PACKED[name]), some_pairs(), "packed", CPU) == "packed"
