@@ -1,5 +1,7 @@
 """What goes wrong on a cluster: daemons killed, nodes lost, answers lost, jobs preempted. One result, one job at a time."""
 
+import os
+import shutil
 import signal
 import threading
 import time
@@ -15,6 +17,7 @@ from examples.slurm.private_cluster import PrivateCluster
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.context import Context, OnClusterJob, Stopped
 from tasks.launch.launcher import Ended
+from tasks.launch.slurm.client import SlurmAway
 from tasks.launch.slurm.poll import poll_of_this_process
 from tests.slurm_cluster.kills import run_many
 from tests.slurm_cluster.scale import steps
@@ -127,6 +130,55 @@ def test_an_answer_that_is_lost_and_a_controller_that_dies_leave_one_job(
         own_cluster.kill_controller()
         time.sleep(1)
         own_cluster.start_controller()
+        let_go(step, 10)
+        assert end() == Ended(0)
+    assert numbers(step) == list(range(20))
+    assert (step.num_starts, step.prepared) == (1, 1)
+    assert own_cluster.jobs() == []
+
+
+@pytest.mark.parametrize("is_taken", [True, False], ids=["after it submitted", "before it submitted"])
+def test_an_sbatch_that_is_killed_leaves_one_job(
+    cluster: PrivateCluster, tmp_path, monkeypatch, is_taken: bool
+):
+    """Nobody knows whether it had submitted; whoever waits looks before another one is."""
+    killed, programs = tmp_path / "killed", tmp_path / "bin"
+    programs.mkdir()
+    real = shutil.which("sbatch")
+    (programs / "sbatch").write_text(
+        f'#!/bin/sh\nmkdir "{killed}" 2>/dev/null || exec {real} "$@"\n'
+        f'{f"""{real} "$@" >{tmp_path}/taken""" if is_taken else ":"}\nkill -9 $$\n'
+    )
+    (programs / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    # Slurm is idle, and answers of what it has got: nobody waits a minute for what it may get late.
+    monkeypatch.setattr("tasks.launch.slurm.launcher.SECONDS_BEFORE_LOOKS", (0.0, 1.0))
+    step = SmallStep(tmp_path, "print(os.environ['SLURM_JOB_ID'], flush=True)")
+    assert step.run() == Ended(0)
+    assert killed.is_dir()
+    assert (step.num_starts, step.prepared) == (1, 1)
+    if is_taken:
+        assert step.log_lines == (tmp_path / "taken").read_text().splitlines()
+    assert len(list(step.record.glob("*.0"))) == 1
+    assert cluster.jobs() == []
+
+
+def test_a_controller_that_stays_away_fails_the_run_and_the_next_one_attaches(
+    own_cluster: PrivateCluster, tmp_path
+):
+    """Longer than anybody waits: an error that is retried. The job runs on meanwhile."""
+    step = SmallStep(tmp_path, counting(20, 10), patience_seconds=3)
+    with meanwhile(step) as end:
+        wait_for(lambda: len(numbers(step)) >= 3)
+        own_cluster.save_jobs()
+        own_cluster.kill_controller()
+        with pytest.raises(SlurmAway) as away:
+            end()
+    assert (away.value.kind, away.value.retryable) == ("remote", True)
+    own_cluster.start_controller()
+    shown: list[ClusterJob] = []
+    with meanwhile(step, shown.append) as end:
+        wait_for(lambda: any(job.state == "RUNNING" for job in shown))
         let_go(step, 10)
         assert end() == Ended(0)
     assert numbers(step) == list(range(20))
