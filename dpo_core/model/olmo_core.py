@@ -29,7 +29,8 @@ from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from dpo_core.model.olmo_core_config import layer_kinds, prove_translation, transformer_config
 
-# In transformers' words. OLMo-core's own apply_tp deals a row's tokens out, of which pairs' masks need all.
+# In transformers' words, for the code that shares those models out, too. OLMo-core's own apply_tp gives attention all tokens
+# of a row, but computes the head at each of them, and its parameters are DTensors, of which checkpoints would be no parts.
 TENSOR_PLAN = {
     "blocks.*.attention.w_q": "colwise",
     "blocks.*.attention.w_k": "colwise",

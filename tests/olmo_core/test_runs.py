@@ -41,6 +41,13 @@ from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 pytestmark = pytest.mark.integration
 
 FSDP2 = Sharding(kind="fsdp2")
+# The last word of a run's name -> how it is shared out, among how many processes; else it is one process.
+LAYOUTS = {
+    "two": (FSDP2, 2),
+    "zero3": (Sharding(kind="zero3"), 2),
+    "four": (Sharding(kind="fsdp2", degree=2), 4),
+    "together": (TOGETHER, 4),  # two shares of the pairs, two processes each
+}
 
 
 def on_olmo_core(job: TrainJob) -> TrainJob:
@@ -58,11 +65,8 @@ class Runs:
 
     def job(self, name: str, folder: Path) -> tuple[TrainJob, int]:
         """-> job, processes"""
-        if name == "olmo_core together":  # two shares of the pairs, two processes each
-            return on_olmo_core(job_in(self.stage, folder, TOGETHER, 2)), 4
-        processes = {"two": 2, "four": 4}.get(name.rpartition(" ")[2], 1)
-        sharding = Sharding(kind="fsdp2", degree=2 if processes == 4 else None) if processes > 1 else PLAIN
-        job = job_in(self.stage, folder, sharding, processes)
+        sharding, processes = LAYOUTS.get(name.rpartition(" ")[2], (PLAIN, 1))
+        job = job_in(self.stage, folder, sharding, processes // sharding.tensor_degree)
         return (on_olmo_core(job) if name.startswith("olmo_core") else job), processes
 
     def __getitem__(self, name: str) -> TrainResult:
@@ -117,9 +121,17 @@ def test_a_rank_killed_in_the_middle_of_writing_leaves_the_checkpoint_before(run
 
 @pytest.mark.parametrize(
     ("begun_with", "name"),
-    [("olmo_core two", "transformers"), ("transformers", "olmo_core two"), ("olmo_core two", "olmo_core")],
+    [
+        ("olmo_core together", "transformers"),
+        ("transformers", "olmo_core together"),
+        ("transformers zero3", "olmo_core two"),
+        ("olmo_core two", "olmo_core"),
+        ("olmo_core together", "olmo_core four"),
+        ("olmo_core four", "transformers two"),
+    ],
 )
 def test_a_run_goes_on_with_the_other_implementation_or_number_of_processes(runs, tmp_path, begun_with, name):
+    """Columns and rows of matrices among them, and ZeRO-3's parts: a checkpoint is one thing, whoever wrote it."""
     begun, (job, processes) = runs[begun_with], runs.job(name, tmp_path)
     shutil.copytree(
         begun.weights_path.parent / "checkpoints" / "step-00000010",
@@ -139,12 +151,13 @@ def test_norms_of_queries_of_processes_that_compute_together(tmp_path, name):
     assert_same_short_run(result, alone)
 
 
-def test_its_weights_are_exported_as_those_of_transformers(runs, stage, tmp_path):
+@pytest.mark.parametrize("name", ["olmo_core", "olmo_core two", "olmo_core together"])
+def test_its_weights_are_exported_as_those_of_transformers(runs, stage, tmp_path, name):
     """By the one export there is: stock transformers loads what it wrote."""
-    result = runs["olmo_core two"]
+    result = runs[name]
     exported, trained = exported_and_trained(result, stage.checkpoint, tmp_path)
-    for name, parameter in exported.named_parameters():
-        assert parameter[: len(trained[name])].equal(trained[name]), name
+    for key, parameter in exported.named_parameters():
+        assert parameter[: len(trained[key])].equal(trained[key]), key
 
 
 @pytest.mark.parametrize("sharding", [FSDP2, TOGETHER], ids=["fsdp2", "together"])
