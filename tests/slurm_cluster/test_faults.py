@@ -206,7 +206,7 @@ def test_what_a_lost_node_runs_is_ended_by_the_start_that_follows(own_cluster: P
 @pytest.mark.timeout(1200)
 def test_killed_at_random_moments_a_job_ends_with_one_result():
     """Some of the kills of ``tests/slurm_cluster/kills.py``, which by hand kills as often as one likes."""
-    faults = [fault for fault in FAULTS if fault not in ("srun", "slurmd, for good; its ranks live on")]
+    faults = [fault for fault in FAULTS if fault != "srun"]
     outcomes = run_many(faults, seed=18, seconds=600, side_by_side=2)
     assert len(outcomes) == len(faults)
     assert [outcome for outcome in outcomes if outcome.problems] == []

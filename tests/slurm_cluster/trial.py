@@ -119,11 +119,6 @@ def _daemon(trial: Trial) -> bool:
     return True
 
 
-def _node(trial: Trial) -> bool:
-    trial.cluster.kill_node(trial.node)
-    return True
-
-
 def _rank(trial: Trial) -> bool:
     return trial.kill_process(
         lambda argv: "-c" in argv and "dpo_core.in_slurm" not in argv and "srun" not in argv[0]
@@ -148,7 +143,6 @@ FAULTS: dict[str, Callable[[Trial], bool]] = {
     "slurmctld, back after 2 s": _controller,
     "both of them at once": _orchestrator_and_controller,
     "slurmd, back after 2 s": _daemon,
-    "slurmd, for good; its ranks live on": _node,
     "a rank": _rank,
     "in_slurm of a rank": _task,
     "the batch script": _batch,
