@@ -169,6 +169,37 @@ def test_near_duplicates_go_and_are_shown_beside_what_they_are_like(tmp_path, se
     assert len(data) == 5 - len(dropped)
 
 
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({}, [{1: ("a.jsonl", 0)}, {1: ("a.jsonl", 0), 2: ("a.jsonl", 0)}]),
+        ({"duplicates_across": "each_source"}, [{1: ("a.jsonl", 0)}, {2: ("b.jsonl", 1)}]),
+        ({"duplicate_kept": "last"}, [{0: ("b.jsonl", 2), 1: ("b.jsonl", 2)}, {1: ("b.jsonl", 2)}]),
+        (
+            {"duplicate_kept": "last", "duplicates_across": "each_source"},
+            [{0: ("a.jsonl", 1)}, {1: ("b.jsonl", 2)}],
+        ),
+    ],
+)
+def test_near_duplicates_of_other_sources_go_by_rule(tmp_path, settings, found):
+    """Four wordings of one row, two in the one file and two in the other."""
+    answers = {"chosen": "It was built by monks.", "rejected": "Nobody knows that."}
+    like = [
+        _row(0, prompt=prompt, **answers) for prompt in (LONG, LONG.upper() + "!", LONG + "?", LONG + " ...")
+    ]
+    first = _source(tmp_path, [*like[:2], _row(5)], "a.jsonl")
+    second = _source(tmp_path, [_row(6), *like[2:]], "b.jsonl")
+    quality = QualityRules(near_duplicates="drop", **settings)
+    result, data = _mixed(_job(tmp_path, first, second, quality=quality))
+    assert [
+        {one.row: (one.like, one.like_row) for one in ledger.findings} for ledger in result.per_source
+    ] == found
+    assert [ledger.dropped for ledger in result.per_source] == [
+        {"near_duplicate": len(rows)} for rows in found
+    ]
+    assert len(data) == 6 - sum(map(len, found))
+
+
 def test_what_is_found_depends_on_no_number_of_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "MIN_ROWS_FOR_SEVERAL", 1)
     monkeypatch.setattr(pool, "ROWS_PER_CHUNK", 2)
