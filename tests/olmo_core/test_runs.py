@@ -34,7 +34,7 @@ from tests.dpo_core.engine.test_tensor_parallel import (
 from tests.dpo_core.engine.test_written_behind import kill_in_writing
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.random_moments import chance
-from tests.step_process import metrics_of, run_ranks
+from tests.step_process import SMALL_CHUNKS, metrics_of, run_ranks
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 
@@ -160,22 +160,37 @@ def test_its_weights_are_exported_as_those_of_transformers(runs, stage, tmp_path
         assert parameter[: len(trained[key])].equal(trained[key]), key
 
 
-@pytest.mark.parametrize("sharding", [FSDP2, TOGETHER], ids=["fsdp2", "together"])
-def test_reference_values_and_evaluation_are_those_of_transformers(stage, tmp_path, sharding):
-    """Two processes; answers, their end and the KL included."""
+@pytest.mark.parametrize(
+    ("sharding", "processes", "program"),
+    [(FSDP2, 4, "tests.programs.roomy_cards"), (TOGETHER, 2, SMALL_CHUNKS)],
+    ids=["copies", "together"],
+)
+def test_reference_values_and_evaluation_are_those_of_transformers(
+    stage, tmp_path, sharding, processes, program
+):
+    """Answers, their end and the KL included. Four have room for a copy on each of two machines and, for answers, card."""
     job = reference_job(
-        tmp_path / "reference", stage.data, stage.checkpoint, sharding=sharding, implementation="olmo_core"
+        tmp_path / "reference",
+        stage.data,
+        stage.checkpoint,
+        rows_per_shard=8,
+        sharding=sharding,
+        implementation="olmo_core",
     )
-    result = run_ranks(job)
+    result = run_ranks(job, processes, module=program)
     assert (result.rows, result.rows_computed) == (40, 40)
     assert_same_reference(stage, result)
     other = checkpoint_ref(make_model(tmp_path / "other", seed=1))
     job = stage.evaluate_job(tmp_path / "evaluation", other, num_prompts=5, max_new_tokens=8, measure_kl=True)
     alone = run_here(job.at(tmp_path / "alone"))
-    shared = run_ranks(
-        job.model_copy(update={"sharding": sharding, "implementation": "olmo_core"}).at(job.out_dir)
-    )
-    assert_same_evaluation(shared, alone)
+    job = job.model_copy(update={"sharding": sharding, "implementation": "olmo_core"}).at(job.out_dir)
+    assert_same_evaluation(run_ranks(job, processes, module=program), alone)
+    if processes == 4:
+        told = json.loads((tmp_path / "reference" / "answered-0.json").read_text())
+        assert told["shards"] == 2, "each of two machines has a copy"
+        of_ranks = [json.loads((job.out_dir / f"answered-{rank}.json").read_text()) for rank in range(4)]
+        assert [of_rank["prompts"] for of_rank in of_ranks] == [2 * 2, 2, 2, 2], "before and after"
+        assert [of_rank["exchanges"] for of_rank in of_ranks] == [0, 0, 0, 0]
 
 
 def test_in_fp32_cached_values_serve_both_and_in_bf16_each_has_its_own(stage, tmp_path):
