@@ -1,10 +1,6 @@
 """The step ``benchmark``: the library's own command line gives the same scores, and what is done is not done again."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -13,13 +9,11 @@ from dpo_core.contract.benchmarks import compared, mean_of
 from dpo_core.contract.errors import ConfigError, DataError
 from dpo_core.contract.refs import CheckpointRef
 from tests.benchmark_jobs import EXAMPLES, TASKS, benchmark_job, folder_of, write_tasks
+from tests.lm_eval_harness.command_line import assert_same_scores, by_command_line
 from tests.programs.held_files import HELD_AT
-from tests.step_process import ONE_THREAD, kill_when, run_ranks, start
+from tests.step_process import kill_when, run_ranks, start
 from tests.tiny_models import make_model
 from tests.tiny_stage import checkpoint_ref, run_here
-from tests.waiting import PATIENCE_SECONDS
-
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -34,42 +28,10 @@ def result(checkpoints, tmp_path_factory) -> BenchmarkResult:
     return run_here(benchmark_job(tmp_path_factory.mktemp("benchmark") / "run", checkpoints[0]))
 
 
-def by_command_line(checkpoint: CheckpointRef, folder: Path) -> dict:
-    """What ``python -m lm_eval`` writes of the same tasks."""
-    argv = [
-        *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--device", "cpu"),
-        *(
-            "--model_args",
-            f"pretrained={checkpoint.path},max_length=512",
-            "--batch_size",
-            "16",
-            "--limit",
-            "5",
-        ),
-        *("--apply_chat_template", "--fewshot_as_multiturn", "--log_samples", "--output_path", str(folder)),
-        *("--include_path", str(EXAMPLES), "--tasks", *TASKS),
-    ]
-    environment = os.environ | ONE_THREAD | OFFLINE | {"PYTHONPATH": str(EXAMPLES.parents[1])}
-    done = subprocess.run(
-        argv, cwd=EXAMPLES, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (file,) = folder.rglob("results_*.json")
-    return json.loads(file.read_text())["results"]
-
-
 @pytest.mark.integration
 def test_scores_are_those_of_the_library_s_own_command_line_to_the_digit(checkpoints, result, tmp_path):
-    expected = by_command_line(checkpoints[0], tmp_path)
     assert [scores.task for scores in result.scores] == list(TASKS)
-    for scores in result.scores:
-        theirs = expected[scores.task]
-        assert {metric.name: metric.value for metric in scores.metrics} == {
-            name: value for name, value in theirs.items() if "," in name and "_stderr" not in name
-        }
-        assert {metric.name.replace(",", "_stderr,"): metric.stderr for metric in scores.metrics} == {
-            name: value for name, value in theirs.items() if "_stderr," in name
-        }
+    assert_same_scores(result.scores, by_command_line(checkpoints[0], tmp_path))
 
 
 def test_a_score_is_the_mean_of_what_its_documents_give(result):
