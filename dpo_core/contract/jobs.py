@@ -242,7 +242,7 @@ class EvaluateJob(ScoringJob[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
     step = "evaluate"
-    VERSION = 5  # a sentence has a word; chosen answers that are lost; words of scripts without blanks
+    VERSION = 6  # words of scripts without blanks; loss and log-probabilities by source
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None

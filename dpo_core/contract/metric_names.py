@@ -184,7 +184,15 @@ OF_MEMBERS = tuple(
 
 
 BY_SOURCE = "by_source"
-OF_A_SOURCE = ("rewards/accuracies", "rewards/margins")
+OF_A_SOURCE = ("rewards/accuracies", "rewards/margins")  # in training
+OF_A_HELD_OUT_SOURCE = (
+    *OF_A_SOURCE,
+    "loss",
+    "logps/chosen",
+    "logps/rejected",
+    "logps_per_token/chosen",
+    "logps_per_token/rejected",
+)
 BY_SET = "held_out"
 
 
@@ -277,7 +285,7 @@ def as_evaluated(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def split_by_source(name: str) -> tuple[str, str] | None:
     """Return the source and the metric that ``of_source`` has put together; None for another name."""
-    for metric in OF_A_SOURCE:
+    for metric in OF_A_HELD_OUT_SOURCE:
         if name.startswith(f"{BY_SOURCE}/") and name.endswith(f"/{metric}"):
             return name.removeprefix(f"{BY_SOURCE}/").removesuffix(f"/{metric}"), metric
     return None

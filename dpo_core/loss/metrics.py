@@ -84,20 +84,18 @@ def averages(sums: Tensor) -> dict[str, float]:
     return metrics | {alias: metrics[name] for alias, name in SECOND_NAMES.items()}
 
 
-def _wins(margin_B: Tensor, ties_count_half: bool) -> Tensor:
+def _wins(margin_B: Tensor, ties_count_half: bool = False) -> Tensor:
     return (margin_B > 0).double() + (0.5 * (margin_B == 0) if ties_count_half else 0.0)
 
 
 OF_A_PAIR = 3  # sums of a source: pairs, wins, margins
 
 
-def source_sums(
-    output: LossOutput, weight_B: Tensor, source_B: Tensor, num_sources: int, ties_count_half: bool = False
-) -> Tensor:
+def source_sums(output: LossOutput, weight_B: Tensor, source_B: Tensor, num_sources: int) -> Tensor:
     """Return sums over the pairs of each source, float64 [num_sources, OF_A_PAIR], detached: how many, in how many of them
     chosen's reward is higher (see ``batch_sums``), and their margins. Fillers have weight 0."""
     margin_B = (output.chosen_rewards_B - output.rejected_rewards_B).detach().double()
-    columns_B3 = torch.stack([torch.ones_like(margin_B), _wins(margin_B, ties_count_half), margin_B], dim=1)
+    columns_B3 = torch.stack([torch.ones_like(margin_B), _wins(margin_B), margin_B], dim=1)
     sums = torch.zeros(num_sources, OF_A_PAIR, dtype=torch.float64, device=margin_B.device)
     return sums.index_add_(0, source_B, columns_B3 * weight_B.double()[:, None])
 

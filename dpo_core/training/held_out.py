@@ -2,6 +2,7 @@
 the set."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dpo_core.contract.metric_names import (
     LENGTH_RULE,
     LOST_NATS,
     MOVED,
-    OF_A_SOURCE,
+    OF_A_HELD_OUT_SOURCE,
     OVER_LENGTH_RULE,
     OVER_LENGTH_RULE_ERROR,
     PROMPTS,
@@ -31,7 +32,7 @@ from dpo_core.contract.warning_signs import CORRELATION, FEWEST_PAIRS
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.data.reference_cache import read_reference
 from dpo_core.loss.losses import LossOutput, StepFacts
-from dpo_core.loss.metrics import averages, batch_sums, source_averages, source_sums
+from dpo_core.loss.metrics import averages, batch_sums
 from dpo_core.loss.objective import build_objective
 from dpo_core.loss.pair_logps import PairLogps
 from dpo_core.training.step_guard import reference_logps
@@ -69,16 +70,26 @@ def pair_metrics(
     output = objective(policy, reference, numbers.margins_of(rows, device))
     if share_B is not None:
         output = replace(output, losses_B=share_B * output.losses_B)
-    one_B, names = torch.ones_like(policy.chosen_B), dataset.source_names
+    one_B = torch.ones_like(policy.chosen_B)
     metrics = averages(batch_sums(policy, output, one_B, ties_count_half=True))
     metrics |= length_correlation(policy, output) | _against_chance(
         policy, reference, output, dataset.prompt_numbers[rows]
     )
-    if len(names) < 2 or rows_N is not None:
-        return metrics
-    source_B = torch.from_numpy(dataset.sources).to(device)
-    sums = source_sums(output, one_B, source_B, len(names), ties_count_half=True)
-    return metrics | source_averages(sums, names)
+    if len(dataset.source_names) > 1 and rows_N is None:
+        for name, _, found in _by_source(loss, dataset, policy, reference):
+            metrics |= {of_source(name, metric): found[metric] for metric in OF_A_HELD_OUT_SOURCE}
+    return metrics
+
+
+def _by_source(
+    loss: Loss, dataset: PairDataset, policy: PairLogps, reference: PairLogps | None
+) -> Iterator[tuple[str, int, dict[str, float]]]:
+    """Of each source with a pair, or of each named set: its name, its pairs, and what is measured of these alone."""
+    for number, name in enumerate(dataset.source_names):
+        rows = np.flatnonzero(dataset.sources == number)
+        if len(rows):
+            at = torch.from_numpy(rows).to(policy.chosen_B.device)
+            yield name, len(rows), pair_metrics(loss, dataset, policy[at], reference and reference[at], rows)
 
 
 def length_correlation(policy: PairLogps, output: LossOutput) -> dict[str, float]:
@@ -149,14 +160,9 @@ class MeasuredPairs:
         if not self.are_sets:
             return pair_metrics(loss, self.dataset, policy, reference)
         metrics: dict[str, float] = {}
-        for number, name in enumerate(self.dataset.source_names):
-            rows = np.flatnonzero(self.dataset.sources == number)
-            if not len(rows):
-                continue
-            at = torch.from_numpy(rows).to(policy.chosen_B.device)
-            found = pair_metrics(loss, self.dataset, policy[at], reference and reference[at], rows)
+        for name, pairs, found in _by_source(loss, self.dataset, policy, reference):
             metrics |= {of_set(name, metric): value for metric, value in found.items()}
-            metrics[of_set(name, "pairs")] = float(len(rows))
+            metrics[of_set(name, "pairs")] = float(pairs)
         return metrics
 
     @property
@@ -168,7 +174,9 @@ class MeasuredPairs:
         if self.are_sets:
             return tuple(of_set(name, metric) for name in found for metric in EVALUATED)
         several = len(dataset.source_names) > 1
-        by_source = (of_source(name, metric) for name in found for metric in OF_A_SOURCE) if several else ()
+        by_source = (
+            (of_source(name, metric) for name in found for metric in OF_A_HELD_OUT_SOURCE) if several else ()
+        )
         return (*EVALUATED, *by_source)
 
 

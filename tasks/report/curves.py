@@ -21,6 +21,14 @@ OF_ANSWERS: tuple[tuple[str, str, str, tuple[float, float] | None], ...] = (  # 
     ("Instructions kept", "share of greedy answers", "checker/pass_rate", (0.0, 1.0)),
     ("KL from the reference", "nats a token", "kl/per_token", None),
 )
+OF_HELD_OUT_SOURCES: tuple[
+    tuple[str, str, str, tuple[float, str] | None, tuple[float, float] | None], ...
+] = (  # the last two: a level that is drawn, ends of its axis
+    ("Loss", "mean over pairs", "loss", None, None),
+    ("Reward accuracy", "share of pairs", "rewards/accuracies", (0.5, "chance"), (0.0, 1.0)),
+    ("Reward margin", "chosen − rejected, loss's units", "rewards/margins", (0.0, ""), None),
+    ("Log-probability of chosen", "nats a token", "logps_per_token/chosen", None, None),
+)
 SMOOTHING = 12  # the running mean weighs about the last n-th part of the run
 
 
@@ -64,7 +72,7 @@ def restarts(metrics: Metrics) -> list[tuple[float, str]]:
 
 def training_charts(metrics: Metrics, evaluations: Metrics | None = None) -> tuple[Chart, ...]:
     """Return loss, accuracy, margin, rewards, log-probabilities, gradient norm, length, learning rate, throughput, and
-    accuracy and margin by source where a mixture has several; none without a step.
+    accuracy and margin by source where a mixture has several, and by source of its held-out pairs; none without a step.
 
     ``evaluations``: what was measured while training. Loss, accuracy and margin are drawn beside the training's own, the
     rest, where there is any, in charts of its own.
@@ -92,6 +100,7 @@ def training_charts(metrics: Metrics, evaluations: Metrics | None = None) -> tup
         chart("Throughput", "tokens a second", [("", "green", "tokens_per_second")]),
         *_charts_of_evaluations(measured, marks),
         *_source_charts(metrics, marks),
+        *_held_out_source_charts(measured, marks),
     )
 
 
@@ -155,11 +164,9 @@ def _points_where(evaluations: Metrics, name: str) -> list[Point]:
 
 def _source_charts(metrics: Metrics, marks: list[tuple[float, str]]) -> tuple[Chart, ...]:
     """Accuracy and margin, a line for each source; none where a mixture has one source, and so no such metrics."""
-    steps = Counter(found[0] for step in metrics for name in step if (found := split_by_source(name)))
-    shown = [source for source, _ in steps.most_common(len(SOURCE_COLOURS))]
+    shown, some = _sources_of(metrics)
     if not shown:
         return ()
-    some = "" if len(shown) == len(steps) else f", {len(shown)} of {len(steps)} sources"
     charts = []
     for metric, unit in zip(OF_A_SOURCE, ("share of pairs", "chosen − rejected, loss's units"), strict=True):
         series = [
@@ -177,6 +184,27 @@ def _source_charts(metrics: Metrics, marks: list[tuple[float, str]]) -> tuple[Ch
             )
         )
     return tuple(charts)
+
+
+def _sources_of(rows: Metrics) -> tuple[list[str], str]:
+    """The sources that were measured oftenest, one a colour, and what a title says of those that have none."""
+    steps = Counter(found[0] for row in rows for name in row if (found := split_by_source(name)))
+    shown = [source for source, _ in steps.most_common(len(SOURCE_COLOURS))]
+    return shown, "" if len(shown) == len(steps) else f", {len(shown)} of {len(steps)} sources"
+
+
+def _held_out_source_charts(evaluations: Metrics, marks: list[tuple[float, str]]) -> Iterator[Chart]:
+    """What was measured of each source's held-out pairs: one source may get worse while the mixture's mean rises."""
+    shown, some = _sources_of(evaluations)
+    for title, unit, name, level, y_bounds in OF_HELD_OUT_SOURCES:
+        lines = [
+            Line(source, colour, points)
+            for source, colour in zip(shown, SOURCE_COLOURS, strict=False)
+            if (points := _points_where(evaluations, of_source(source, name)))
+        ]
+        if lines:
+            labels = _over_steps(f"{title} by source, held out{some}", unit)
+            yield line_chart(labels, lines, marks, level, y_bounds)
 
 
 def _lines(metrics: Metrics, series: Sequence[Series], is_noisy: bool) -> list[Line]:

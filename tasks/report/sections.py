@@ -78,14 +78,18 @@ def evaluation_section(run: RunFiles) -> PageSection | None:
     return PageSection("Held-out evaluation", "evaluation", (Text(words), table, *parts))
 
 
+SHOWN_BY_SOURCE = (*OF_A_SOURCE, "loss", "logps_per_token/chosen")
+
+
 def by_source_blocks(result: EvaluateResult) -> tuple[Block, ...]:
-    """Return accuracy and margin of each source's held-out pairs, where a mixture has several."""
+    """Return accuracy, margin, loss and the chosen answers' log-probabilities of each source's held-out pairs, where a
+    mixture has several."""
     sources = dict.fromkeys(found[0] for name in result.after if (found := split_by_source(name)))
     if not sources:
         return ()
     rows, tones = [], []
     for source in sources:
-        names = [of_source(source, metric) for metric in OF_A_SOURCE]
+        names = [of_source(source, metric) for metric in SHOWN_BY_SOURCE]
         values = [number(values.get(name)) for name in names for values in (result.before, result.after)]
         rows.append((source, *values))
         tones.append(tone_of(OF_A_SOURCE[0], result.before.get(names[0]), result.after.get(names[0])))
@@ -93,7 +97,7 @@ def by_source_blocks(result: EvaluateResult) -> tuple[Block, ...]:
         Column("source"),
         *(
             Column(f"{MEANINGS[metric].label}, {when}", "number")
-            for metric in OF_A_SOURCE
+            for metric in SHOWN_BY_SOURCE
             for when in ("before", "after")
         ),
     )

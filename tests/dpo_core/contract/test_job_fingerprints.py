@@ -122,7 +122,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "loss": LOSS,
             "evaluation": EvaluationConfig(num_prompts=4),
         },
-        "89a47085b40f065b65debe4ab15e94b55179ad95e5562bb4133c8639dcf872a1",
+        "c9d574927f3da43f173026a3cd1d41a7879f2c711a7df0fcec66a19fee54bef8",
     ),
     "benchmark": (
         BenchmarkJob,

@@ -100,11 +100,11 @@ def test_what_a_card_s_allocator_reserved_is_told_where_there_is_a_card(monkeypa
 def test_metrics_by_source_by_hand():
     """Pairs of sources 0, 2, 2; source 1 has none and is left out. Fillers count nothing, parts add up."""
     names, source = ("a", "org/b", "c"), torch.tensor([0, 2, 2])
-    sums = source_sums(OUTPUT, column(1, 1, 1), source, 3, ties_count_half=True)
+    sums = source_sums(OUTPUT, column(1, 1, 1), source, 3)
     assert source_averages(sums, names) == {
         "by_source/a/rewards/accuracies": 1.0,
         "by_source/a/rewards/margins": 1.0,
-        "by_source/c/rewards/accuracies": 0.25,
+        "by_source/c/rewards/accuracies": 0.0,
         "by_source/c/rewards/margins": -1.0,
     }
     parts = [source_sums(OUTPUT, column(*real), source, 3) for real in ((1, 0, 1), (0, 1, 0))]
@@ -114,5 +114,6 @@ def test_metrics_by_source_by_hand():
         "by_source/c/rewards/margins": -2.0,
     }
     assert split_by_source("by_source/org/b/rewards/margins") == ("org/b", "rewards/margins")
+    assert split_by_source("by_source/org/b/logps_per_token/chosen") == ("org/b", "logps_per_token/chosen")
     assert split_by_source("rewards/margins") is None
     assert source_names(["a", "b", "a"]) == ["a", "b", "a#2"]

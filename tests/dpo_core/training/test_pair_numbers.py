@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
+from dpo_core.contract.metric_names import OF_A_HELD_OUT_SOURCE
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import fingerprint
 from dpo_core.data.pair_dataset import PairDataset
@@ -134,8 +135,12 @@ def test_the_held_out_loss_is_weighted_and_sources_are_told_apart(weighed, tmp_p
     assert result.before["loss"] == pytest.approx(expected, rel=1e-5)
     present = {dataset.source_names[number] for number in dataset.sources}
     assert {name for name in result.before if name.startswith("by_source/")} == {
-        f"by_source/{source}/rewards/{of}" for source in present for of in ("accuracies", "margins")
+        f"by_source/{source}/{metric}" for source in present for metric in OF_A_HELD_OUT_SOURCE
     }
+    for number, source in enumerate(dataset.source_names):
+        w, m = (column[dataset.sources == number] for column in (weights, margins))
+        expected = (w * np.log1p(np.exp(m))).sum() / w.sum()
+        assert result.before[f"by_source/{source}/loss"] == pytest.approx(expected, rel=1e-5)
     assert all(result.before[f"by_source/{source}/rewards/accuracies"] == 0.5 for source in present)
 
 

@@ -209,6 +209,29 @@ def test_each_source_has_a_line_of_the_steps_that_had_a_pair_of_it():
     assert "nan" not in accuracy.svg + margin.svg
 
 
+def test_what_was_measured_of_each_source_s_held_out_pairs_has_a_line_too():
+    one = {
+        "by_source/a/rewards/accuracies": 0.5,
+        "by_source/org/b/rewards/accuracies": 0.25,
+        "by_source/a/loss": 0.7,
+        "by_source/org/b/logps_per_token/chosen": -2.0,
+    }
+    two = {name: value - 0.1 for name, value in one.items()}
+    measured = [{"step": 0, "answers/mean_words": 3.0}, {"step": 2, **one}, {"step": 4, **two}]
+    *_, loss, accuracy, logps = training_charts([{"step": 1, "loss": 0.5}], measured)
+    assert loss.title == "Loss by source, held out"
+    assert "a from 0.7 to 0.6" in loss.alt
+    assert "org/b" not in loss.alt
+    assert accuracy.title == "Reward accuracy by source, held out"
+    assert "org/b from 0.25 to 0.15" in accuracy.alt
+    assert logps.title == "Log-probability of chosen by source, held out"
+    assert "org/b from -2 to -2.1" in logps.alt
+    many = {f"by_source/s{number}/loss": 0.5 for number in range(6)}
+    assert training_charts([{"step": 1}], [{"step": 1, **many}])[-1].title.endswith(
+        "held out, 5 of 6 sources"
+    )
+
+
 def test_of_many_sources_those_with_most_steps_are_shown_and_that_is_said():
     metrics = [by_source(step, **{f"s{i}": 0.5 for i in range(7 - step)}) for step in range(1, 5)]
     accuracy = training_charts(metrics)[-2]
