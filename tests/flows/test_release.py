@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,8 @@ EVERY_RULE = {
 }
 APPROVE = {"decision": "approve", "name": "Ann", "reason": "better answers"}
 REJECT = {"decision": "reject", "name": "Ann", "reason": "too short"}
+CHOSEN_STEP = r"the weights of step \d, the best of 2 evaluations by held-out rewards/accuracies"
+SETTINGS = {"evaluation": {"measure_kl": True, "every": 2}, "train": {"max_steps": 4, "keep_best": {}}}
 MeasuredStore = Callable[..., StageConfig]
 
 
@@ -53,9 +56,7 @@ def measured(prefect_server, tiny_inputs, tmp_path_factory) -> Path:
     """The store of a run that went as far as its evaluation: a gate that nothing passes."""
     store = tmp_path_factory.mktemp("measured") / "store"
     gate = {"accuracy_at_least": 0.0, "kl_at_most": 1e-9}
-    config = tiny_config(
-        tiny_inputs, store, gate=gate, evaluation={"measure_kl": True}, train={"max_steps": 4}
-    )
+    config = tiny_config(tiny_inputs, store, gate=gate, **SETTINGS)
     with pytest.raises(GateFailed, match=r"KL to reference at most 1e-09: got 0\.\d+"):
         dpo_stage(config)
     return store
@@ -68,9 +69,7 @@ def gated(measured: Path, tiny_inputs, tmp_path) -> MeasuredStore:
     shutil.rmtree(store / "runs")
 
     def config(**gate: object) -> StageConfig:
-        return tiny_config(
-            tiny_inputs, store, gate=gate, evaluation={"measure_kl": True}, train={"max_steps": 4}
-        )
+        return tiny_config(tiny_inputs, store, gate=gate, **SETTINGS)
 
     return config
 
@@ -128,7 +127,7 @@ def _look_often(monkeypatch):
 def test_a_gate_that_does_not_hold_ends_the_run_in_its_own_state(gated):
     config = gated(accuracy_at_least=0.0, length_ratio_at_most=1e-6)
     before = launches(config.store.root)
-    with pytest.raises(GateFailed, match=r"mean length ratio at most 1e-06: got \d"):
+    with pytest.raises(GateFailed, match=rf"mean length ratio at most 1e-06: got \d.* \({CHOSEN_STEP}"):
         dpo_stage(config)
     assert launches(config.store.root) == before
     folder, record = last_run(config.store.root)
@@ -193,6 +192,7 @@ def test_the_person_sees_gate_numbers_and_samples(gated):
         question = json.loads(client.read_flow_run_input(flow_run_of(config).id, key))
     for part in ("held-out accuracy at least", "rewards/accuracies", "\n- after", "Release tiny?"):
         assert part in question
+    assert re.search(CHOSEN_STEP, question)
 
 
 def test_a_rejection_ends_the_run_in_its_own_state_and_the_next_run_asks_again(gated):
