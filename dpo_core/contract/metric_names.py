@@ -185,14 +185,8 @@ OF_MEMBERS = tuple(
 
 BY_SOURCE = "by_source"
 OF_A_SOURCE = ("rewards/accuracies", "rewards/margins")  # in training
-OF_A_HELD_OUT_SOURCE = (
-    *OF_A_SOURCE,
-    "loss",
-    "logps/chosen",
-    "logps/rejected",
-    "logps_per_token/chosen",
-    "logps_per_token/rejected",
-)
+LOGPS = ("logps/chosen", "logps/rejected", "logps_per_token/chosen", "logps_per_token/rejected")
+OF_A_HELD_OUT_SOURCE = (*OF_A_SOURCE, "loss", *LOGPS)
 BY_SET = "held_out"
 
 
@@ -205,10 +199,7 @@ EVALUATED = (
     "rewards/rejected",
     "rewards/average",
     "ranking/accuracies",
-    "logps/chosen",
-    "logps/rejected",
-    "logps_per_token/chosen",
-    "logps_per_token/rejected",
+    *LOGPS,
 )
 
 

@@ -38,6 +38,7 @@ from tasks.report.trained_rows import row_blocks
 from tasks.run.files import RunFiles
 
 DEFAULT_SAMPLES = 8
+SHOWN_BY_SOURCE = (*OF_A_SOURCE, "loss", "logps_per_token/chosen")
 
 
 def evaluation_section(run: RunFiles) -> PageSection | None:
@@ -78,12 +79,8 @@ def evaluation_section(run: RunFiles) -> PageSection | None:
     return PageSection("Held-out evaluation", "evaluation", (Text(words), table, *parts))
 
 
-SHOWN_BY_SOURCE = (*OF_A_SOURCE, "loss", "logps_per_token/chosen")
-
-
 def by_source_blocks(result: EvaluateResult) -> tuple[Block, ...]:
-    """Return accuracy, margin, loss and the chosen answers' log-probabilities of each source's held-out pairs, where a
-    mixture has several."""
+    """Return what is told of each source's held-out pairs, where a mixture has several."""
     sources = dict.fromkeys(found[0] for name in result.after if (found := split_by_source(name)))
     if not sources:
         return ()
