@@ -1,6 +1,6 @@
 """``python -m tests.programs.resident_ranks FOLDER SHARDING``: one of the ranks that ``RANK`` and ``WORLD_SIZE`` tell.
 
-It loads ``FOLDER/sft`` for scoring, and where FSDP2 trains it, writes the last weights; the first exports them. Writes
+It loads ``FOLDER/sft`` for scoring, then for training, and writes the last weights; the first exports them. Writes
 ``resident-<rank>.json``: bytes by which resident memory grew at most, of the rank's share and of the largest tensor.
 """
 
@@ -92,9 +92,8 @@ def main() -> None:
     with Growth() as reading:
         scorer = load_for_scoring(checkpoint_in(folder / "sft"), "fp32", sharding, accelerator)
     figures = bytes_of(scorer.model) | {"reading": reading.bytes}
-    if sharding.kind == "fsdp2":
-        del scorer
-        figures |= grown_by_files(folder, sharding, accelerator)
+    del scorer
+    figures |= grown_by_files(folder, sharding, accelerator)
     (folder / f"resident-{rank}.json").write_text(json.dumps(figures))
     dist.barrier()
 
