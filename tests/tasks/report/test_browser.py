@@ -8,7 +8,9 @@ from tasks.report.html import render_html
 from tasks.report.page import REPORT_FILE, write_report
 from tests.server.browser import browser
 from tests.tasks.report.made_run import make_run
+from tests.tasks.report.test_large_mixture import NUM_SOURCES, million_rows
 from tests.tasks.run.growing_run import GrowingRun
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -22,6 +24,9 @@ CUT_OFF = """
 }).map(element => `${element.tagName}.${element.getAttribute('class')}: ${element.textContent.slice(0, 40)}`)
 """
 LONG = "averylongword" * 30
+# Of navigation, reading, layout and the page's own script; painting aside, which no window is there for.
+MILLISECONDS_TO_LOAD = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+MOST_MILLISECONDS = 2000
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +110,17 @@ def test_a_page_of_a_run_that_goes_on_loads_itself_again_where_it_was(tab, tmp_p
     write_report(growing.folder)
     tab.wait_for("Failed in: train")
     assert tab.evaluate("document.querySelector('meta[http-equiv=refresh]')") is None
+
+
+def test_the_ledger_of_a_million_rows_opens_within_two_seconds(tab, tmp_path):
+    """By the browser's own clock; the best of three, as the machine of a test is shared."""
+    folder = million_rows(tmp_path / "store")
+    write_report(folder)
+    took = []
+    for _ in range(3):
+        tab.leave()
+        tab.open((folder / REPORT_FILE).as_uri())
+        tab.wait_for("950,000 pairs to train on", f"org/set-{NUM_SOURCES - 1}")
+        wait_until(lambda: tab.look(MILLISECONDS_TO_LOAD))
+        took.append(tab.look(MILLISECONDS_TO_LOAD))
+    assert 0 < min(took) < MOST_MILLISECONDS, took
