@@ -1,7 +1,7 @@
 """Several processes on OLMo-core where they differ: in sizes, in files that they see, in layouts, in the ends of answers.
 
 The cases of ``test_sharded`` that ``test_runs`` has not, against one process with transformers. What knows nothing of the
-model that computes (a rank that is lost, an interconnect, the other back ends) is tested there alone.
+model that computes (an interconnect, the other back ends) is tested there alone.
 """
 
 import json
@@ -12,12 +12,14 @@ from tests.dpo_core.engine.test_sharded import (
     BACK_ENDS,
     assert_all_take_the_next_layout,
     assert_evaluated_as_by_one,
+    assert_lost_rank_is_said,
     assert_odd_sizes_fit,
     assert_other_shards_do_no_harm,
     job_in,
     odd_stage,
 )
 from tests.olmo_core.test_runs import on_olmo_core
+from tests.programs.lost_ranks import LOSE_BY
 
 __all__ = ["odd_stage"]  # a fixture
 
@@ -29,6 +31,11 @@ FSDP2, OLMO_CORE = BACK_ENDS["fsdp2"], {"implementation": "olmo_core"}
 def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path):
     """Padding of parts, untied embeddings; the export is loaded by stock transformers."""
     assert_odd_sizes_fit(odd_stage, on_olmo_core(job_in(odd_stage, tmp_path / "sharded", FSDP2)))
+
+
+def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(stage, tmp_path, monkeypatch):
+    monkeypatch.setenv(LOSE_BY, "SIGKILL")
+    assert_lost_rank_is_said(on_olmo_core(job_in(stage, tmp_path, FSDP2)), 2, "SIGKILL")
 
 
 def test_ranks_that_see_other_shards_compute_the_same_rows_together(stage, tmp_path):

@@ -102,13 +102,15 @@ def test_each_rank_holds_its_part_and_no_more(runs):
         assert held["dtensors"] > 0
 
 
-def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(runs, tmp_path):
-    job, _ = runs.job("olmo_core two", tmp_path / "run")
-    kill_at_some_moment(job, chance())
+@pytest.mark.parametrize("name", ["olmo_core four", "olmo_core together"])
+def test_killed_at_any_moment_and_resumed_it_gives_the_same_bits(runs, tmp_path, name):
+    """Two processes, and a kill in the middle of writing, are the next test's."""
+    job, processes = runs.job(name, tmp_path / "run")
+    kill_at_some_moment(job, chance(), processes)
     found = newest_checkpoint(job.out_dir / "checkpoints", job.fingerprint)
-    result = run_ranks(job)
+    result = run_ranks(job, processes)
     assert result.resumed_from_step == (found[1].step if found else None)
-    assert_same_run(result, runs["olmo_core two"])
+    assert_same_run(result, runs[name])
 
 
 def test_a_rank_killed_in_the_middle_of_writing_leaves_the_checkpoint_before(runs, tmp_path, monkeypatch):

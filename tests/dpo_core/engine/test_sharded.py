@@ -239,8 +239,11 @@ def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
     ranks exchange nothing with the lost one but gradients, or nothing at all."""
     monkeypatch.setenv(LOSE_BY, signal_name)
     ranks = num_ranks(name)
-    last = ranks - 1
-    job = job_in(stage, tmp_path, SHARDINGS[name], ranks)
+    assert_lost_rank_is_said(job_in(stage, tmp_path, SHARDINGS[name], ranks), ranks, signal_name)
+
+
+def assert_lost_rank_is_said(job: TrainJob, ranks: int, signal_name: str) -> None:
+    """The step, whose last rank is lost by that signal, ends as one to be tried again, and says why."""
     leader = start_ranks(job, ranks, "tests.programs.lost_ranks")
     wait_until(lambda: read_error(job) is not None)
     assert leader.wait(PATIENCE_SECONDS) != 0
@@ -249,10 +252,10 @@ def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
     seen = KilledRank()
     for line in (job.out_dir / "log.txt").read_text().splitlines():
         seen.take(line)
-    killed = f"rank {last} was killed by signal 9 (SIGKILL)."
+    killed = f"rank {ranks - 1} was killed by signal 9 (SIGKILL)."
     assert seen.cause() == (killed if signal_name == "SIGKILL" else "")
     if signal_name == "SIGSTOP":
-        assert f"Process {last} of this step has not been heard of for 10 s" in report.message
+        assert f"Process {ranks - 1} of this step has not been heard of for 10 s" in report.message
 
 
 def kill_at_some_moment(job: TrainJob, moments: random.Random, processes: int = 2) -> None:
