@@ -65,9 +65,18 @@ def test_ends_are_told_apart(cluster: PrivateCluster, tmp_path):
     of_its_own = SmallStep(tmp_path / "a", "print('last words'); sys.exit(11)")
     assert of_its_own.run() == Ended(11)
     assert of_its_own.log_lines[0] == "last words"
-    body = "time.sleep(0.5 if rank else 600); os.kill(os.getpid(), 9)"
-    killed = SmallStep(tmp_path / "b", body, 2, {}, {"machines": 2, "num_processes": 2}).run()
-    assert (killed.exit_code, killed.cause) == (-9, "rank 1 on n2 was killed by signal 9 (SIGKILL).")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_is_named_with_its_node_and_its_signal(
+    cluster: PrivateCluster, tmp_path, rank: int, number: signal.Signals
+):
+    """The first one, too, beside which its node's other programs end; none of them is taken for the cause."""
+    body = f"time.sleep(0.1 if rank == {rank} else 600); os.kill(os.getpid(), {int(number)})"
+    killed = SmallStep(tmp_path, body, 2, {}, {"machines": 2, "num_processes": 2}).run()
+    cause = f"rank {rank} on n{rank + 1} was killed by signal {int(number)} ({number.name})."
+    assert (killed.exit_code, killed.cause) == (-number, cause)
 
 
 def test_what_cannot_begin_is_one_sentence(cluster: PrivateCluster, tmp_path):

@@ -1,10 +1,11 @@
 """A job that waits: its orchestrator killed meanwhile, held and released, bound to what has not begun or never will."""
 
+import shutil
 import threading
 
 import pytest
 
-from dpo_core.contract.errors import StepCrashed
+from dpo_core.contract.errors import StepCrashed, StoreError
 from examples.slurm.private_cluster import PrivateCluster
 from tasks.launch.cluster_job import ClusterJob
 from tasks.launch.compute_config import ComputeConfig
@@ -81,6 +82,24 @@ def test_a_job_that_is_held_waits_says_so_and_goes_on_once_it_is_released(
         assert end() == Ended(0)
     assert (step.log_lines, step.num_starts, step.prepared) == (["up"], 1, 1)
     assert shown[-1].commands[-1] != f"scontrol release {job_id}"
+
+
+def test_a_folder_for_the_log_that_is_gone_when_a_job_begins_is_one_sentence(
+    cluster: PrivateCluster, tmp_path
+):
+    step, shown = SmallStep(tmp_path, ""), list[ClusterJob]()
+    cluster.ask("scontrol", "update", "partition=train", "state=down")
+    with meanwhile(step, shown.append) as end:
+        try:
+            wait_for(lambda: any(job.reason == "PartitionDown" for job in shown))
+            shutil.rmtree(step.record)
+        finally:
+            cluster.ask("scontrol", "update", "partition=train", "state=up")
+        with pytest.raises(
+            StoreError, match="No node could begin step train: the store, where its log goes,"
+        ):
+            end()
+    assert step.num_starts == 0
 
 
 def test_a_job_that_no_node_can_launch_is_submitted_once_more_and_is_then_a_crash(
