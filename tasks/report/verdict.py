@@ -36,6 +36,7 @@ from tasks.report.blocks import Block, Notice, Text, Tone
 from tasks.report.equal_length import OF_LENGTH, kept_at_like_length, preferred_at_equal_length
 from tasks.report.looks import ChosenBy, accuracy_label, counted, looks_of, times_looked
 from tasks.report.timeline import duration
+from tasks.run.device_hours import device_hours
 from tasks.run.files import RunFiles
 from tasks.run.followed import FollowedFiles
 from tasks.run.live import warned_in_training
@@ -221,7 +222,7 @@ def _unmoved(outcomes: Sequence[Outcome]) -> str:
 
 
 def _cost(run: RunFiles, result: EvaluateResult) -> str:
-    """Training's hours on what it ran on, and how far the policy moved for it."""
+    """Training's hours on what it ran on, those of all steps there, and how far the policy moved for it."""
     said = []
     seconds = run.metrics.total("step_seconds")
     where = run.steps["train"].environment if "train" in run.steps else None
@@ -230,8 +231,10 @@ def _cost(run: RunFiles, result: EvaluateResult) -> str:
         said.append(
             f"{duration(seconds)} of training"
             + (f" on {count} process{'' if count == 1 else 'es'} ({where.device})" if where else "")
-            + (f", {seconds * count / 3600:.1f} device hours" if count > 1 else "")
         )
+    if hours := device_hours(run):
+        parts = ", ".join(f"{step} {spent:.2g}" for step, spent in hours.items())
+        said.append(f"{sum(hours.values()):.2g} device hours in all ({parts})")
     if result.before.get(WORDS) and WORDS in result.after:
         unended = [metrics.get(UNENDED, 0.0) for metrics in (result.before, result.after)]
         cut = f" ({unended[0]:.0%} cut at their limit before, {unended[1]:.0%} now)" if any(unended) else ""

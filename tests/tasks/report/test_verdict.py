@@ -1,5 +1,6 @@
 """What a report opens with: better, worse or cannot tell. Runs that went wrong on purpose, as their figures are."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,12 +8,14 @@ import pytest
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.keep_best import BestStep
 from dpo_core.contract.metric_names import label_of
+from dpo_core.contract.results import ENVIRONMENT_FILE
 from dpo_core.contract.warning_signs import WarningBounds, signs_of
 from tasks.report.blocks import Notice
 from tasks.report.html import render_html
 from tasks.report.looks import looks_of
 from tasks.report.page import report_page
 from tasks.report.verdict import verdict_of
+from tasks.run.device_hours import device_hours
 from tasks.run.files import read_run_files
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome
 from tests.tasks.made_judgement import judgement
@@ -303,6 +306,27 @@ def test_the_page_opens_with_it_and_what_it_cost(tmp_path, grown):
     assert f"answers {words / 20:.2f} times as long, KL 0.0123 nats a token" in first.text
     assert "of training on" in first.text
     assert ("2.00 times as long as the SFT checkpoint's" in str(summary[1])) == grown
+
+
+def test_device_hours_are_those_of_all_steps_times_their_processes(tmp_path):
+    """Of two seconds each on three processes, and a training whose steps took longer than its last start."""
+    folder = make_run(tmp_path)
+    run = read_run_files(folder)
+    parallel = [name for name in run.steps if name in ("reference", "train", "evaluate")]
+    assert len(parallel) == 3
+    for name in run.steps:
+        path = run.steps[name].folder / ENVIRONMENT_FILE
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_processes": 3}))
+    expected = {name: 2.0 * 3 / 3600 for name in parallel}
+    expected["train"] = run.metrics.total("step_seconds") * 3 / 3600
+    assert expected["train"] > expected["evaluate"]
+    run = read_run_files(folder)
+    assert device_hours(run) == pytest.approx(expected)
+    said = report_page(run).summary[0].text
+    assert (
+        f"{sum(expected.values()):.2g} device hours in all (reference {expected['reference']:.2g}, train"
+        in said
+    )
 
 
 def test_bounds_are_the_recipes(tmp_path):
