@@ -41,6 +41,7 @@ from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 pytestmark = pytest.mark.integration
 
 FSDP2 = Sharding(kind="fsdp2")
+EACH_DEGREE = Sharding(kind="fsdp2", degree=4, tensor_degree=2)  # on eight: two copies of the model
 # The last word of a run's name -> how it is shared out, among how many processes; else it is one process.
 LAYOUTS = {
     "two": (FSDP2, 2),
@@ -145,12 +146,20 @@ def test_a_run_goes_on_with_the_other_implementation_or_number_of_processes(runs
     assert_near(result, runs["transformers"])
 
 
-@pytest.mark.parametrize("name", ["norms of each head", "norms over all heads, windows"])
-def test_norms_of_queries_of_processes_that_compute_together(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "sharding", "processes"),
+    [("norms of each head", TOGETHER, 2), ("norms over all heads, windows", EACH_DEGREE, 8)],
+)
+def test_norms_of_queries_of_processes_that_compute_together(tmp_path, name, sharding, processes):
+    """Eight are two copies, each shared out by FSDP2 among two pairs that compute together."""
     stage = stage_of(MODELS[name], tmp_path)
     alone = run_here(short(stage, tmp_path / "alone"))
-    result = run_ranks(on_olmo_core(short(stage, tmp_path / "two", sharding=TOGETHER)))
+    shares = {"per_device": 1, "processes": processes // sharding.tensor_degree, "sharding": sharding}
+    job = stage.train_job(tmp_path / "shared", max_steps=3, checkpoint_every=2, **shares)
+    result = run_ranks(on_olmo_core(job), processes, module=TELLING)
     assert_same_short_run(result, alone)
+    held = json.loads((tmp_path / "shared" / "held-0.json").read_text())
+    assert held["weights"] == pytest.approx(alone.all_parameters / min(processes, 4), rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["olmo_core", "olmo_core two", "olmo_core together"])
