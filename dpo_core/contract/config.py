@@ -40,8 +40,8 @@ class CheckpointConfig(Section):
     """The SFT checkpoint that DPO starts from."""
 
     source: str = Field(
-        description="Hub id (org/name), a local directory, or `package:NAME` for a directory inside an "
-        "installed Python package. A directory may hold safetensors weights or a GGUF file."
+        description="Hub id (org/name), a local directory, or `package:NAME` for a directory of an installed Python package."
+        " A directory may hold safetensors weights, 8-bit floats among them, or GGUF; GPTQ, AWQ, bitsandbytes are refused."
     )
     revision: str | None = Field(
         None, description="Hub branch, tag or commit; resolved to a commit once and recorded."

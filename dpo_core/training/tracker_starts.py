@@ -5,7 +5,6 @@ the home folder of whoever runs this sends nothing.
 """
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,14 +202,3 @@ STARTS: dict[str, Callable[[TrainJob, Path, str], Arguments]] = {
     "dvclive": _dvclive,
     "swanlab": _swanlab,
 }
-# What MLflow refuses in a metric's name; a source's may hold anything.
-NO_FILE_NAME = re.compile(r"[^/\w.\- :]")
-
-
-def named_for(tracker: str, metrics: dict[str, float]) -> dict[str, float]:
-    """Return metrics under names that a tracker takes: those that make files of them refuse "pairs.jsonl#2"."""
-    if tracker == "clearml":  # takes "train_" off, and would have "loss" twice
-        return {name: value for name, value in metrics.items() if name != "train_loss"}
-    if tracker not in ("mlflow", "dvclive"):
-        return metrics
-    return {NO_FILE_NAME.sub("_", name): value for name, value in metrics.items()}

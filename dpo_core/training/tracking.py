@@ -23,7 +23,8 @@ from dpo_core.contract.jobs import TrainJob
 from dpo_core.contract.metric_names import as_evaluated
 from dpo_core.contract.metrics_file import Metrics
 from dpo_core.contract.tracking_config import TRACKING_DIR, WANDB_ADDRESS_FILE, check_trackers
-from dpo_core.training.tracker_starts import flat, name_of, named_for, settings_of, starts_of, tags_of
+from dpo_core.training.tracker_names import TrackerNames
+from dpo_core.training.tracker_starts import flat, name_of, settings_of, starts_of, tags_of
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Tracking:
         """Start the trackers with empty files. Raises ``ConfigError`` if W&B refuses the key."""
         self.accelerator, self.job = accelerator, job
         self._first_step: dict[str, int] = {}  # steps before it are already on a server
+        self._names = {name: TrackerNames(name) for name in job.tracking.trackers}
         if job.tracking.trackers and accelerator.is_main_process:
             self._start(job.tracking.wandb_mode)
 
@@ -113,7 +115,7 @@ class Tracking:
                 for tracker in self.accelerator.trackers
                 if step >= self._first_step.get(tracker.name, 0)
             ),
-            lambda tracker: tracker.log(named_for(tracker.name, values), step=step),
+            lambda tracker: tracker.log(self._names[tracker.name].of(values), step=step),
         )
 
     def finish(self) -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dpo_core.data.near_duplicates import Sketcher, bands_for, likeness, minhash, near_duplicates
 from dpo_core.data.pairs import PreferencePair
+from dpo_core.data.words import WordHashes
 
 WORDS = [f"word{i}" for i in range(400)]
 
@@ -157,3 +158,26 @@ def test_other_thoughts_before_one_answer_are_no_duplicate(field):
     ]
     assert found_among(ways)[0].tolist() == []
     assert found_among([ways[0], thinking("one step after the other, counting up!")])[0].tolist() == [1]
+
+
+def exact(left: list[str], right: list[str], n: int) -> float:
+    """Jaccard similarity of two texts' runs of words, without a hash."""
+    ours, theirs = ({tuple(of[i : i + n]) for i in range(len(of) - n + 1)} for of in (left, right))
+    return len(ours & theirs) / len(ours | theirs)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 3, 5]), st.integers(0, 300), st.integers(0, 80))
+def test_signatures_of_texts_estimate_what_their_runs_of_words_have_in_common(seed, n, kept, changed):
+    """The share of 128 places that agree has a standard error of sqrt(s (1 - s) / 128); five of them, hardly ever passed."""
+    random = np.random.RandomState(seed)
+    left = [WORDS[i] for i in random.randint(0, 400, 320)]
+    right = left[320 - kept :] + [WORDS[i] for i in random.randint(0, 400, 320 - kept)]
+    for place in random.permutation(320)[:changed]:
+        right[place] = f"other{random.randint(10**6)}"
+    hashes = WordHashes()
+    agreed = np.mean(
+        minhash(hashes.shingles(" ".join(left), n)) == minhash(hashes.shingles(" ".join(right), n))
+    )
+    similarity = exact(left, right, n)
+    assert agreed == pytest.approx(similarity, abs=5 * np.sqrt(similarity * (1 - similarity) / 128) + 1 / 128)

@@ -10,7 +10,6 @@ import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
 from dpo_core.contract.tracking_config import IN_THE_EXTRA, NO_REPORTS, TRACKING_DIR, Tracker, TrackingConfig
-from dpo_core.training.tracker_starts import named_for
 from tests.dpo_core.training.test_tracking import tracked_job
 from tests.killed_run import count_touches, run_until
 from tests.step_process import metrics_of
@@ -29,17 +28,6 @@ READERS: dict[str, Callable[[Path], list[tuple[int, float]]]] = {
 def test_every_tracker_that_accelerate_knows_can_be_named():
     assert set(get_args(Tracker)) == set(LOGGER_TYPE_TO_CLASS)
     assert set(READERS) == set(get_args(Tracker)) - set(IN_THE_EXTRA)
-
-
-def test_a_source_s_name_costs_no_tracker_its_run():
-    """MLflow refuses "#", and the second of two files of one name is called "pairs.jsonl#2"."""
-    from mlflow.utils.validation import _validate_metric_name
-
-    metrics = {"by_source/pairs.jsonl#2/rewards/margins": 0.5, "by_source/a+b (1).jsonl/rewards/margins": 1.0}
-    for name in named_for("mlflow", metrics):
-        _validate_metric_name(name)
-    assert list(named_for("mlflow", metrics).values()) == [0.5, 1.0]
-    assert named_for("tensorboard", metrics) == metrics
 
 
 def test_no_tracker_tells_its_makers_how_it_is_used(stage, tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ from dpo_core.contract.data_jobs import MixJob
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.loss_config import LossConfig, LossSum, LossTerm
 from dpo_core.contract.metric_names import OF_A_HELD_OUT_SOURCE
+from dpo_core.contract.objectives import OBJECTIVES
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import fingerprint
 from dpo_core.data.pair_dataset import PairDataset
@@ -110,20 +111,53 @@ def test_the_first_step_by_hand(weighed, tmp_path):
     assert step["pairs"] == 11
 
 
-def test_weight_2_is_a_row_that_is_there_twice(tmp_path):
-    """One step over all rows; sft, too, averages over the tokens of both."""
-    rows = make_rows(6)
+@pytest.fixture(scope="module")
+def heavy_and_twice(tmp_path_factory) -> tuple[TinyStage, TinyStage]:
+    """Six rows, the first with weight 2; and the same without weights, the first of them twice."""
+    root, rows = tmp_path_factory.mktemp("heavy"), make_rows(6)
     weights = [row | {"w": 2 if i == 0 else 1} for i, row in enumerate(rows)]
-    heavy = stage_of(tmp_path / "a", {"rows.jsonl": weights}, {"weight": "w"}, "0")
-    twice = stage_of(tmp_path / "b", {"rows.jsonl": [rows[0], *rows]}, {}, "0")
+    return (
+        stage_of(root / "a", {"rows.jsonl": weights}, {"weight": "w"}, "0"),
+        stage_of(root / "b", {"rows.jsonl": [rows[0], *rows]}, {}, "0"),
+    )
+
+
+def settings_of(name: str) -> dict[str, object]:
+    """What an objective is tried with: rewards of some size, so that what a wrong mean does is seen."""
+    smoothing = {"label_smoothing": 0.1} if OBJECTIVES[name].smoothing != "no" else {}
+    return {"name": name, "beta": 0.5, **smoothing}
+
+
+WEIGHABLE = [name for name, traits in OBJECTIVES.items() if not traits.whole_batch]
+
+
+# Those whose means are not over pairs, and the one that weighs them itself; the others with the integration tests.
+OFTEN = ("bco_pair", "sft", "wpo")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dpo + sft",
+        *(pytest.param(name, marks=() if name in OFTEN else pytest.mark.integration) for name in WEIGHABLE),
+    ],
+)
+def test_weight_2_is_a_row_that_is_there_twice(heavy_and_twice, tmp_path, name):
+    """Steps over all rows; sft averages over the tokens of both, bco_pair's mean of earlier steps is of both, too."""
+    loss = LossConfig(**settings_of(name)) if name in OBJECTIVES else SUM
     steps = []
-    for stage in (heavy, twice):
-        folder = stage.root / "run"
-        run_here(stage.train_job(folder, SUM, global_pairs=8, num_epochs=3))
+    for stage in heavy_and_twice:
+        folder = tmp_path / stage.root.name
+        run_here(stage.train_job(folder, loss, per_device=8, global_pairs=8, num_epochs=2))
         steps.append(metrics_of(folder))
-    for name in ("loss", "grad_norm"):
-        ours, theirs = ([step[name] for step in of] for of in steps)
-        assert ours == pytest.approx(theirs, rel=1e-3), name
+    for figure in ("loss", "grad_norm"):
+        ours, theirs = ([step[figure] for step in of] for of in steps)
+        assert len(ours) == 2
+        assert ours == pytest.approx(theirs, rel=1e-3), figure
+
+
+def test_weights_make_no_sense_where_a_loss_is_of_the_whole_batch():
+    assert set(OBJECTIVES) - set(WEIGHABLE) == {"aot", "aot_pair"}
 
 
 def test_the_held_out_loss_is_weighted_and_sources_are_told_apart(weighed, tmp_path):

@@ -10,12 +10,14 @@ from dpo_core.contract import tracking_config
 from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import TrainJob
+from dpo_core.contract.metric_names import OF_A_SOURCE, of_source
 from dpo_core.contract.results import read_error, read_result
 from dpo_core.contract.tracking_config import IN_THE_EXTRA, TRACKING_DIR, TrackingConfig, check_trackers
+from tests.dpo_core.training.test_pair_numbers import stage_of
 from tests.dpo_core.training.test_resume import assert_same_run
 from tests.killed_run import count_touches, run_until
 from tests.step_process import evaluations_in, metrics_of, run_child, run_ranks
-from tests.tiny_stage import TinyStage, run_here
+from tests.tiny_stage import TinyStage, make_rows, run_here
 from tests.tracker_files import (
     history,
     mlflow_steps,
@@ -59,6 +61,31 @@ def assert_tracked_once(folder: Path, trackers: tuple[str, ...] = ALL.trackers, 
     sent = history(folder / TRACKING_DIR)
     assert [step["step"] for step in sent] == list(range(1, steps + 1))
     assert [step["loss"] for step in sent] == [step["loss"] for step in recorded]
+
+
+@pytest.mark.integration
+def test_every_source_has_its_curves_in_all_trackers_whatever_it_is_called(tmp_path):
+    """MLflow refuses both signs, and what stands for them is the same."""
+    odd, other = "a<b.jsonl", "a>b.jsonl"
+    rows = make_rows(30)
+    stage = stage_of(tmp_path / "stage", {odd: rows[:18], other: rows[18:]}, {}, "4")
+    job = tracked_job(stage, tmp_path / "run")
+    assert run_until(job, None) == 0
+    assert_tracked_once(job.out_dir)
+    steps = metrics_of(job.out_dir)
+    shown, kept = tensorboard_steps(job.out_dir), mlflow_steps(job.out_dir)
+    others = trackio_steps(job.out_dir), history(job.out_dir / TRACKING_DIR)
+    for source, behind in ((odd, ""), (other, "_2")):
+        for metric in OF_A_SOURCE:
+            name = of_source(source, metric)
+            curve = [(step["step"], step[name]) for step in steps if name in step]
+            assert len(curve) > 2
+            assert shown[name] == [(step, pytest.approx(value, rel=1e-6)) for step, value in curve]
+            assert kept[of_source("a_b.jsonl", metric) + behind] == curve
+            assert [[(step["step"], step[name]) for step in of if name in step] for of in others] == [
+                curve,
+                curve,
+            ]
 
 
 @pytest.mark.integration

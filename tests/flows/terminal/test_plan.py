@@ -16,6 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dpo_core.contract.amount import num_held_out
+from dpo_core.contract.chat_templates import OLMO_NOTE
 from dpo_core.contract.config import CheckpointConfig
 from dpo_core.contract.errors import ConfigError, PairlineError
 from dpo_core.contract.source_config import DataSource
@@ -440,6 +441,17 @@ def test_what_a_mixture_would_be_warned_of_stands_in_the_plan(tmp_path):
     console = Console(file=io.StringIO(), width=200)
     show_plan(plan, console)
     assert console.file.getvalue().count("Warning: ") == 4
+
+
+@pytest.mark.parametrize("template", ["olmo", "olmo2", None])
+def test_a_plan_says_what_a_name_is_that_was_another_s(tmp_path, template):
+    """`olmo` was OLMo 2's template here before it was open-instruct's."""
+    checkpoint = {"source": str(make_model(tmp_path / "model")), "chat_template": template}
+    console = Console(file=io.StringIO(), width=500)
+    show_plan(plan_stage(validated(values(checkpoint=checkpoint), "recipe")), console)
+    shown = console.file.getvalue()
+    assert (f"chat template {template}" in shown) == (template is not None)
+    assert (OLMO_NOTE in shown) == (template == "olmo")
 
 
 def test_a_plan_of_ordinary_rows_warns_of_nothing(tmp_path):

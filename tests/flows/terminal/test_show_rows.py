@@ -1,21 +1,26 @@
 """`pairline show-rows`, before the mixture is made and after."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import yaml
 from prefect.logging import disable_run_logger
+from rich.console import Console
 from typer.testing import CliRunner
 
 from flows.settings.overrides import read_recipe
 from flows.terminal import first_look
 from flows.terminal.cli import app
+from flows.terminal.show_rows import STYLES
 from tasks.fetch_checkpoint import fetch_checkpoint
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.launcher import launcher_for
 from tasks.launch.workplace import Workplace
 from tasks.mix_data import mix_data
+from tasks.text.marks import MARKS, marked
+from tasks.text.terminal import show_styled
 from tests.tiny_models import make_model
 
 
@@ -50,3 +55,15 @@ def test_rows_are_those_of_the_mixture_once_it_is_made(tmp_path, monkeypatch):
         policy = fetch_checkpoint.fn(config.checkpoint, place)
         mix_data.fn(config.data, config.quality, config.checkpoint, policy, place)
     assert "1 of 7 pairs to train on, of the mixture" in shown(recipe, 1)
+
+
+def test_a_terminal_shows_what_is_trained_in_another_colour():
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="standard", width=80)
+    texts = {"prompt": "asked", "trained": "answered \x1b[2J", "untrained": "header"}
+    show_styled(console, [(marked(kind, text), STYLES[kind]) for kind, text in texts.items()])
+    shown = console.file.getvalue()
+    # What SGR has of them: 2 dim, 1 bold, 32 green, 33 yellow, 0 as before.
+    assert shown.startswith("\x1b[2masked\x1b[0m")
+    assert "\x1b[1;32m[[answered \\x1b[2J]]\x1b[0m" in shown
+    assert "\x1b[33m((header))\x1b[0m" in shown
+    assert set(STYLES) == set(MARKS)
