@@ -1,4 +1,4 @@
-"""Held-out accuracy and margin of each source: in a table of their own, and in no other."""
+"""Held-out figures of each source: in a table of their own, and in no other."""
 
 from pathlib import Path
 
@@ -28,10 +28,17 @@ def blocks_of(before: dict[str, float], after: dict[str, float]) -> tuple:
 
 
 def test_sources_have_a_table_of_their_own():
-    before = {of_source(A, "rewards/accuracies"): 0.5, of_source(A, "rewards/margins"): 0.0}
+    before = {
+        of_source(A, "rewards/accuracies"): 0.5,
+        of_source(A, "rewards/margins"): 0.0,
+        of_source(A, "loss"): 0.75,
+        of_source(A, "logps_per_token/chosen"): -2.0,
+    }
     after = {
         of_source(A, "rewards/accuracies"): 0.75,
         of_source(A, "rewards/margins"): 0.25,
+        of_source(A, "loss"): 0.5,
+        of_source(A, "logps_per_token/chosen"): -1.5,
         of_source(B, "rewards/accuracies"): 0.4,
         of_source(B, "rewards/margins"): -0.125,
     }
@@ -43,9 +50,16 @@ def test_sources_have_a_table_of_their_own():
         "reward accuracy, after",
         "reward margin, before",
         "reward margin, after",
+        "loss, before",
+        "loss, after",
+        "log-prob. per token, chosen, before",
+        "log-prob. per token, chosen, after",
     ]
     # Before, the second has no figure: of a source without a held-out pair there is none.
-    assert table.rows == ((A, "0.5", "0.75", "0", "0.25"), (B, "", "0.4", "", "-0.125"))
+    assert table.rows == (
+        (A, "0.5", "0.75", "0", "0.25", "0.75", "0.5", "-2", "-1.5"),
+        (B, "", "0.4", "", "-0.125", "", "", "", ""),
+    )
     assert table.tones == ("good", "")
     assert [row[0] for row in main.rows if "source" in row[0] or A in row[0] or B in row[0]] == []
     assert len(main.rows) == len(AFTER)
