@@ -12,7 +12,14 @@ import torch
 from olmo_core.nn.hf import convert_state_from_hf
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForCausalLM, Olmo3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    Olmo2Config,
+    Olmo3Config,
+    PreTrainedConfig,
+    Qwen3Config,
+)
 
 from dpo_core.contract.loss_config import LossConfig
 from dpo_core.data.pair_dataset import PairDataset
@@ -31,13 +38,24 @@ LOSSES = {
 }
 
 
-@pytest.fixture(scope="module")
-def olmo_stage(tmp_path_factory) -> TinyStage:
-    """OLMo 3 with windows shorter than the rows, 80 pairs, reference values by OLMo-core."""
+FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict]] = {
+    "olmo3": (Olmo3Config, MIXED),
+    "olmo2": (Olmo2Config, {}),
+    "llama": (LlamaConfig, {}),
+    "qwen3": (Qwen3Config, {"head_dim": 16}),
+}
+# All losses of one family, means and reference values of each.
+CASES = [*(("olmo3", loss) for loss in LOSSES), *((name, "dpo_norm") for name in FAMILIES if name != "olmo3")]
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def olmo_stage(request, tmp_path_factory) -> TinyStage:
+    """OLMo 3 with windows shorter than the rows, or another; 80 pairs, reference values by OLMo-core."""
     root, tokenizer = tmp_path_factory.mktemp("olmo"), make_tokenizer()
+    kind, more = FAMILIES[request.param]
     # No pad token in config.json: OLMo-core's embedding would take its gradient, transformers' does not.
     sizes = SIZES | {"vocab_size": len(tokenizer), "pad_token_id": None, "max_position_embeddings": 512}
-    model = tiny(Olmo3Config(**sizes, **MIXED, eos_token_id=tokenizer.eos_token_id))
+    model = tiny(kind(**sizes, **more, eos_token_id=tokenizer.eos_token_id))
     model.save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
     checkpoint = checkpoint_ref(root / "model")
@@ -50,7 +68,9 @@ def own_model(stage: TinyStage) -> nn.Module:
     """OLMo-core's Transformer of the checkpoint, as it is."""
     stock = AutoModelForCausalLM.from_pretrained(stage.checkpoint.path, dtype=torch.float32)
     model = transformer_config(stock.config).build(init_device="cpu")
-    model.load_state_dict(convert_state_from_hf(stock.config, stock.state_dict(), model_type="olmo3"))
+    model.load_state_dict(
+        convert_state_from_hf(stock.config, stock.state_dict(), model_type=stock.config.model_type)
+    )
     return model
 
 
@@ -101,7 +121,7 @@ def test_reference_values_are_the_sums_of_the_plain_arithmetic(olmo_stage):
     np.testing.assert_allclose(ours, torch.stack(theirs, dim=1).numpy(), rtol=0, atol=NOISE)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("olmo_stage", "name"), CASES, indirect=["olmo_stage"])
 def test_twenty_steps_have_their_losses(olmo_stage, tmp_path, name):
     job = olmo_stage.train_job(tmp_path, LOSSES[name], implementation="olmo_core", learning_rate=1e-4)
     result, steps = run_here(job), metrics_of(tmp_path)
