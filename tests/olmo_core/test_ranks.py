@@ -33,9 +33,12 @@ def test_a_model_of_odd_sizes_is_trained_and_exported(odd_stage, tmp_path):
     assert_odd_sizes_fit(odd_stage, on_olmo_core(job_in(odd_stage, tmp_path / "sharded", FSDP2)))
 
 
-def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(stage, tmp_path, monkeypatch):
-    monkeypatch.setenv(LOSE_BY, "SIGKILL")
-    assert_lost_rank_is_said(on_olmo_core(job_in(stage, tmp_path, FSDP2)), 2, "SIGKILL")
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGSTOP"])
+def test_a_rank_that_is_lost_ends_the_step_as_one_to_be_tried_again(
+    stage, tmp_path, monkeypatch, signal_name
+):
+    monkeypatch.setenv(LOSE_BY, signal_name)
+    assert_lost_rank_is_said(on_olmo_core(job_in(stage, tmp_path, FSDP2)), 2, signal_name)
 
 
 def test_ranks_that_see_other_shards_compute_the_same_rows_together(stage, tmp_path):
