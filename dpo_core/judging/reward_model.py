@@ -105,7 +105,12 @@ class _Scorer:
 
     def _longest(self) -> int:
         takes = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        bounds = [takes, self.tokenizer.model_max_length, self.settings.max_length_tokens]
+        bounds = [
+            takes,
+            _positions(self.model),
+            self.tokenizer.model_max_length,
+            self.settings.max_length_tokens,
+        ]
         return min(bound for bound in bounds if bound and bound > 0)
 
     def encode(self, prompt: str, answer: str) -> tuple[Tokens, bool]:
@@ -167,6 +172,15 @@ class _Scorer:
                 f"The reward model {self.settings.name} gives NaN or infinite scores: its weights are damaged."
             )
         return scores.tolist()
+
+
+def _positions(model: PreTrainedModel) -> int | None:
+    """How many tokens have a learnt position; None for a model without such. RoBERTa's relatives count them from behind
+    their padding token's number on."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None
 
 
 def _load(settings: RewardModelJudge) -> PreTrainedModel:

@@ -1,10 +1,18 @@
 """A reward model as the judge: scores are those of stock transformers, one answer at a time, and are kept."""
 
+import json
 import math
 
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertConfig,
+    GPT2Config,
+    PreTrainedConfig,
+    RobertaConfig,
+)
 
 from dpo_core.contract.errors import CheckpointError, StoreError
 from dpo_core.contract.jobs import AnswerPair
@@ -102,6 +110,45 @@ def test_without_a_chat_template_prompt_and_answer_are_a_pair_of_texts(tmp_path)
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     ids = tokenizer(ANSWERS[0].prompt, ANSWERS[0].before, return_tensors="pt")["input_ids"]
     assert opinion.scores[0] == pytest.approx(model(ids).logits.item(), abs=1e-4)
+
+
+OTHERS: dict[str, tuple[type[PreTrainedConfig], dict]] = {
+    # Its tokens say of which text they are.
+    "bert": (BertConfig, {"max_position_embeddings": 64}),
+    # 64 rows of positions, of which tokens use those behind the padding token's number.
+    "roberta": (RobertaConfig, {"max_position_embeddings": 64, "type_vocab_size": 1}),
+    # No padding token in its configuration: one answer at a time.
+    "gpt2": (GPT2Config, {"n_positions": 64, "n_head": 4, "pad_token_id": None}),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_scores_of_other_classifiers_are_those_of_stock_transformers(tmp_path, name):
+    """Pairs of texts, one of them as long as the model takes and one longer."""
+    kind, settings = OTHERS[name]
+    tokenizer = make_tokenizer(chat_template=None)
+    tokenizer.model_max_length = int(1e30)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shared = {"vocab_size": len(tokenizer), "num_labels": 1, "initializer_range": 0.3}
+    torch.manual_seed(0)
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = kind(**ends | shared | sizes | settings)
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path / name)
+    tokenizer.save_pretrained(tmp_path / name)
+    about = tmp_path / name / "tokenizer_config.json"
+    inputs = ["input_ids", *(["token_type_ids"] if name == "bert" else []), "attention_mask"]
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"model_input_names": inputs}))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
+    assert ("token_type_ids" in tokenizer("a", "b")) == (name == "bert")
+    long = AnswerPair(prompt="the sky " * 40, before="a", after="the sea " * 3)
+    result = run_here(judge_job(tmp_path / "run", tmp_path / name, (*ANSWERS[:4], long)))
+    assert result.judgement.cut == 2
+    for pair, opinion in zip(ANSWERS[:4], result.opinions, strict=False):
+        for text, score in zip((pair.before, pair.after), opinion.scores, strict=True):
+            with torch.no_grad():
+                expected = model(**tokenizer(pair.prompt, text, return_tensors="pt")).logits.item()
+            assert score == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_long_prompt_loses_its_beginning_and_is_counted(reward_model, tmp_path):
