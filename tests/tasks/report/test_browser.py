@@ -1,15 +1,26 @@
 """The page in a browser: on a phone and a desk nothing is cut off, samples can be chosen, and what is printed is whole."""
 
+from pathlib import Path
+
 import pytest
 
 from dpo_core.contract.jobs import AnswerPair
+from dpo_core.contract.judgement import Opinion
+from dpo_core.contract.store import write_json
 from tasks.report.blocks import Page, PageSection, Sample, Samples
+from tasks.report.compare import compare_page
 from tasks.report.html import render_html
-from tasks.report.page import REPORT_FILE, write_report
+from tasks.report.page import REPORT_FILE, report_page, write_report
+from tasks.run.files import read_run_files
+from tasks.sweep.outcomes import SWEEP_FILE
 from tests.server.browser import browser
+from tests.tasks.made_judgement import judgement
 from tests.tasks.report.made_run import make_run
+from tests.tasks.report.test_benchmarks import with_scores
+from tests.tasks.report.test_judgement import judged_run
 from tests.tasks.report.test_large_mixture import NUM_SOURCES, million_rows
 from tests.tasks.run.growing_run import GrowingRun
+from tests.tasks.sweep.test_trade_off import swept
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -19,7 +30,7 @@ CUT_OFF = """
 [...document.querySelectorAll('main, main *')].filter(element => {
     if (!element.clientWidth || element.scrollWidth <= element.clientWidth + 1) return false;
     for (let around = element; around; around = around.parentElement)
-        if (['auto', 'scroll', 'hidden'].includes(getComputedStyle(around).overflowX)) return false;
+        if (['auto', 'scroll'].includes(getComputedStyle(around).overflowX)) return false;
     return true;
 }).map(element => `${element.tagName}.${element.getAttribute('class')}: ${element.textContent.slice(0, 40)}`)
 """
@@ -54,6 +65,45 @@ def test_nothing_is_wider_than_the_window(tab, report, width):
     tab.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=False)
     tab.open(report)
     tab.wait_for("Reproduce")
+    tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    assert tab.evaluate(CUT_OFF) == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def scored(store: Path) -> Page:
+    return report_page(read_run_files(with_scores(store, {LONG: (60, 40), "ifeval": (50, 51)})))
+
+
+def judged(store: Path) -> Page:
+    figures = judgement().model_copy(update={"model": f"org/{LONG}"})
+    return report_page(judged_run(store, figures, (Opinion(preference=0.25),)))
+
+
+def compared(store: Path) -> Page:
+    labels = (LONG, f"other{LONG}")
+    return compare_page(
+        [read_run_files(make_run(store / str(n), label=label)) for n, label in enumerate(labels)]
+    )
+
+
+def of_a_sweep(store: Path) -> Page:
+    folder = make_run(store)
+    outcome = swept((0.1, 0.6, True), (0.2, 0.7, True), (0.3, 0.8, False))
+    members = tuple(
+        member.model_copy(update={"label": LONG, "after": member.after | {f"benchmarks/{LONG}": 0.5}})
+        for member in outcome.members
+    )
+    write_json(folder / SWEEP_FILE, outcome.model_copy(update={"members": members}))
+    return report_page(read_run_files(folder))
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("make", [scored, judged, compared, of_a_sweep])
+def test_nothing_is_wider_than_the_window_on_other_pages(tab, tmp_path, make, width):
+    (tmp_path / "page.html").write_text(render_html(make(tmp_path / "store")))
+    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=844, deviceScaleFactor=1, mobile=False)
+    tab.open((tmp_path / "page.html").as_uri())
+    tab.wait_for(LONG)
     tab.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
     assert tab.evaluate(CUT_OFF) == []
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
