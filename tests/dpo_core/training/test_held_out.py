@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dpo_core.contract import warning_signs
 from dpo_core.contract.errors import ConfigError, PolicyDegraded, Preempted
 from dpo_core.contract.evaluation_config import EvaluationConfig
 from dpo_core.contract.jobs import TrainJob
@@ -329,3 +330,23 @@ def test_a_sign_ends_the_run_where_the_recipe_says_so_and_it_goes_on_without(
     assert_same_run(result, whole)
     warned = [line for line in caplog.messages if "Park" in line]
     assert len(warned) == 3  # once a start, and not again at the end of the last one
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds", "words"),
+    [
+        ("displacement", {"chosen_falls_by": 0.5}, "Razin"),
+        ("length_rule", {"length_decides": 0.51}, "Length alone"),
+        ("no_signal", {"accuracy_stays_below": 0.99}, "no better than a coin"),
+    ],
+)
+def test_a_policy_that_is_destroyed_ends_the_run_by_each_sign(
+    stage, tmp_path, monkeypatch, name, bounds, words
+):
+    """A step of 1 for each weight leaves noise of them: chosen answers are lost, and no pair is told apart."""
+    for module in (held_out, warning_signs):
+        monkeypatch.setattr(module, "FEWEST_PAIRS", 6)
+    evaluation = EvaluationConfig(every=2, warnings=bounds | {"stop": [name]})
+    job = stage.train_job(tmp_path, evaluation=evaluation, checkpoint_every=2, learning_rate=1.0)
+    with pytest.raises(PolicyDegraded, match=f"After step [24]: .*{words}.*without {name}"):
+        run_here(job)
