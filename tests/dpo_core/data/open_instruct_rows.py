@@ -1,5 +1,6 @@
 """Conversations and pairs on which our templates are held against open-instruct's."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from dpo_core.data.formats import to_pair
 from dpo_core.data.pairs import PreferencePair
 
 QUICKSTART = Path(__file__).parents[3] / "recipes" / "quickstart" / "preferences.jsonl"
+NUM_PAIRS = 500
 ROLES = ("system", "user", "assistant", "user", "assistant")
 TEXTS = (
     ("S", "a", "b", "c", "d"),
@@ -52,6 +54,22 @@ def pairs() -> list[PreferencePair]:
         _changed(first, [], "<think>"),
         _changed(first, earlier, "<think>\n"),
     ]
+
+
+def many_pairs() -> list[PreferencePair]:
+    """500 pairs of real texts: all rows of the quickstart, and some again as a second turn behind another row's question and
+    answer, a third of those with answers that think first, a third that do so on a line of its own."""
+    rows = [to_pair(json.loads(line))[1] for line in QUICKSTART.read_text().splitlines()]
+    made = list(rows)
+    for number in range(NUM_PAIRS - len(rows)):
+        thought = ("", "<think>", "<think>\n")[number % 3]
+        made.append(_changed(rows[number], rows[-1 - number].chosen, thought))
+    return made
+
+
+def sha(value: object) -> str:
+    """Short hash of what JSON can write."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def _changed(pair: PreferencePair, before: list[dict], thought: str) -> PreferencePair:

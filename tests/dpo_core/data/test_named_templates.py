@@ -1,9 +1,9 @@
 """Named templates against open-instruct's: texts, ids and masks that its own code gave once, as hashes.
 
-The hashes were made with its ``CHAT_TEMPLATES`` and its tokenising functions at the commit that the file names.
+The hashes are made with its ``CHAT_TEMPLATES`` and its tokenising functions at the commit that the file names, by
+``make_open_instruct_templates.py`` from a checkout of it.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -16,16 +16,19 @@ from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.named_templates import NAMED_TEMPLATES
 from dpo_core.data.pairs import PreferencePair
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
-from tests.dpo_core.data.open_instruct_rows import function_conversations, pairs, plain_conversations
+from tests.dpo_core.data.open_instruct_rows import (
+    NUM_PAIRS,
+    function_conversations,
+    many_pairs,
+    pairs,
+    plain_conversations,
+    sha,
+)
 from tests.tiny_models import make_tokenizer
 
 THEIRS = json.loads(Path(__file__).with_name("open_instruct_templates.json").read_text())["templates"]
 # The others leave functions and calls out; ours write the calls as text.
 WITH_FUNCTIONS = [name for name in THEIRS if "function_calls" in NAMED_TEMPLATES[name]]
-
-
-def _sha(value) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def test_every_name_of_open_instruct_is_known():
@@ -43,7 +46,7 @@ def test_a_named_template_renders_what_open_instructs_does(name):
         for turns in conversations
         for open_turn in (False, True)
     ]
-    assert _sha(rendered) == THEIRS[name]["rendered"]
+    assert sha(rendered) == THEIRS[name]["rendered"]
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -53,9 +56,26 @@ def test_ids_and_masks_are_open_instructs(name):
     assert len(results) == len(THEIRS[name]["rows"])
     for sides, expected in zip(results, THEIRS[name]["rows"], strict=True):
         assert not isinstance(sides, str), sides
-        assert _sha([side.ids.tolist() for side in sides]) == expected["ids"]
+        assert sha([side.ids.tolist() for side in sides]) == expected["ids"]
         if expected["trained"] is not None:
-            assert _sha([side.trained.astype(int).tolist() for side in sides]) == expected["trained"]
+            assert sha([side.trained.astype(int).tolist() for side in sides]) == expected["trained"]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", THEIRS)
+def test_ids_and_masks_of_500_rows_are_open_instructs(name):
+    """As above: masks of the rows that its filter keeps."""
+    expected = THEIRS[name]["many"]
+    results = PairTokenizer(make_tokenizer(NAMED_TEMPLATES[name]), TokenizeRules(2048))(many_pairs())
+    assert len(results) == NUM_PAIRS
+    assert sha([[side.ids.tolist() for side in sides] for sides in results]) == expected["ids"]
+    is_kept = [number % 2 == 0 for number, count in enumerate(expected["kept"]) for _ in range(count)]
+    masks = [
+        [side.trained.astype(int).tolist() for side in sides]
+        for sides, kept in zip(results, is_kept, strict=True)
+        if kept
+    ]
+    assert sha(masks) == expected["trained"]
 
 
 def test_an_answer_whose_thought_is_left_out_is_trained_from_its_beginning():
