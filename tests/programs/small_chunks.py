@@ -2,15 +2,18 @@
 
 A large vocabulary has many chunks in every forward, and ranks with unequal work have unequal numbers of them. With tests'
 vocabularies there would be one. Every test of several ranks runs this, or another of the tests' programs that calls
-``cut_logits``.
+``cut_logits``; ``test_real_steps`` of Slurm has ``SMALL_CHUNKS_SITE`` in the steps' PYTHONPATH. Other ranks under Slurm,
+and those in containers, run the program as it is.
 """
 
 import sys
+from pathlib import Path
 
 from dpo_core import __main__ as program
 from dpo_core.model import logprobs
 
 TOKENS, VOCABULARY = 3, 384
+SMALL_CHUNKS_SITE = Path(__file__).with_name("small_chunks_site")  # in PYTHONPATH, for what a launcher starts
 
 
 def cut_logits() -> None:

@@ -1,17 +1,21 @@
 """One cluster of two nodes for all tests of this folder."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 
 import docker
 import pytest
 from docker.errors import ImageNotFound
 
+from dpo_core.model import logprobs
 from examples.slurm.private_cluster import PrivateCluster
 from tests.containers.conftest import base_image, shared_engine
 from tests.containers.launch.stand_in import build_stand_in
 from tests.dpo_core.conftest import _one_thread
+from tests.programs.small_chunks import SMALL_CHUNKS_SITE, TOKENS, VOCABULARY
 from tests.waiting import wait_until
+from tests.warm.started import python_path
 
 __all__ = ["_one_thread", "base_image", "shared_engine"]  # fixtures of other folders
 
@@ -30,6 +34,13 @@ def cluster(_cluster: PrivateCluster, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("SLURM_CONF", str(_cluster.conf))
     yield _cluster
     wait_until(lambda: _cluster.jobs() == [], "the end of the test's jobs")
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Logits of a few tokens at a time, here and in the steps that launchers start."""
+    monkeypatch.setattr(logprobs, "CHUNK_LOGITS", TOKENS * VOCABULARY)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SMALL_CHUNKS_SITE), python_path()]))
 
 
 @pytest.fixture

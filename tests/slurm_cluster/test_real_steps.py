@@ -21,7 +21,7 @@ from tasks.launch.slurm.config import SlurmConfig
 from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, reference_job, run_here
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("small_chunks")]
 RANKS = {"num_processes": 2, "sharding": "zero3", "threads_per_process": 1}
 FOUR = {"num_processes": 4, "sharding": "fsdp2", "threads_per_process": 1}
 
