@@ -3,9 +3,12 @@
     python -m benchmarks.data                                   20 000 rows, all peers, 1 process each and 2 each
     python -m benchmarks.data --rows 2000 --peers pairline trl
     python -m benchmarks.data --memory                          memory and speed at 20 000 and a million rows, ours alone
+    python -m benchmarks.data --memory --duplicates             the same beside a run that drops exact and near duplicates
 
 Same machine, same rows, same tokenizer, same number of processes, in turn (A B C A B C); the median of the repeats counts.
 Every run is a process of its own. The rows are real ones, repeated, each with its number in the first turn of its prompt.
+Such rows are all near duplicates, so with --duplicates each repetition has its words in an order of its own, but for every
+fourth one, which repeats the one before: a quarter of the rows go.
 Memory is the sum over all processes: resident pages, and anonymous pages alone (mapped files left out: the kernel takes
 their pages back under pressure).
 """
@@ -13,10 +16,11 @@ their pages back under pressure).
 import argparse
 import importlib.util
 import json
+import random
 import statistics
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from benchmarks.data_peers import Work, run_timed
@@ -35,8 +39,11 @@ ENVIRONMENT = {
 }
 
 
-def write_rows(source: Path, path: Path, num_rows: int) -> None:
-    """Write ``num_rows`` conversations: those of ``source`` that have two answers to one prompt, again and again."""
+def write_rows(source: Path, path: Path, num_rows: int, reordered: bool = False) -> None:
+    """Write ``num_rows`` conversations: those of ``source`` that have two answers to one prompt, again and again.
+
+    ``reordered``: with the words of each text in another order each time but every fourth.
+    """
     from dpo_core.contract.drops import RowDropped
     from dpo_core.data.formats import to_pair
 
@@ -48,14 +55,22 @@ def write_rows(source: Path, path: Path, num_rows: int) -> None:
             continue
     with path.open("w") as file:
         for number in range(num_rows):
-            pair = pairs[number % len(pairs)]
-            first = {**pair.prompt[0], "content": f"[{number}] {pair.prompt[0]['content']}"}
-            row = {
-                "prompt": [first, *pair.prompt[1:]],
-                "chosen": pair.chosen[-1:],
-                "rejected": pair.rejected[-1:],
-            }
+            pair, time = pairs[number % len(pairs)], number // len(pairs)
+            row = {"prompt": pair.prompt, "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
+            if reordered:
+                row = {name: _reordered(turns, time - (time % 4 == 3)) for name, turns in row.items()}
+            first = row["prompt"][0]
+            row["prompt"] = [{**first, "content": f"[{number}] {first['content']}"}, *row["prompt"][1:]]
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _reordered(turns: list[dict], seed: int) -> list[dict]:
+    shuffled = []
+    for turn in turns:
+        words = turn["content"].split()
+        random.Random(seed).shuffle(words)
+        shuffled.append({**turn, "content": " ".join(words)})
+    return shuffled
 
 
 def save_tokenizer(folder: Path) -> None:
@@ -147,45 +162,48 @@ def measure(
     return figures
 
 
-def measure_memory(rows: tuple[int, ...] = MEMORY_ROWS, num_workers: int = 2) -> dict:
+def measure_memory(
+    rows: tuple[int, ...] = MEMORY_ROWS, num_workers: int = 2, duplicates: bool = False
+) -> dict:
     """Measure peak memory of our step and of what later steps hold, per number of rows.
 
     ``{"20000": {"pairline": ..., "readers": ...}, ..., "growth": {"pairline": {"rss": ..., "anon": ...}, ...}, "speed":
     {"seconds": ..., "cpu_seconds": ...}}``: growth from the fewest rows to the most; speed is rows a second of the most,
-    divided by those of the fewest.
+    divided by those of the fewest. ``duplicates``: a run that drops exact and near ones stands beside as "deduplicated", and
+    its speed, of the rows that it was given, as "deduplicated_speed".
     """
     figures: dict = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_tokenizer(folder / "tokenizer")
         for count in rows:
-            write_rows(ROOT / REAL_ROWS, folder / "rows.jsonl", count)
+            write_rows(ROOT / REAL_ROWS, folder / "rows.jsonl", count, reordered=duplicates)
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 work = Work(
                     folder / "rows.jsonl", folder / "tokenizer", Path(scratch), MAX_LENGTH_TOKENS, num_workers
                 )
+                runs = {"pairline": ("pairline", work), "readers": ("readers", work)}
+                if duplicates:
+                    without = replace(work, folder=Path(scratch) / "deduplicated", drops_duplicates=True)
+                    runs["deduplicated"] = ("pairline", without)
                 figures[str(count)] = {}
-                for peer in ("pairline", "readers"):
-                    figures[str(count)][peer] = _medians([_run(peer, work)])
-                    print(f"{count} rows, {peer}: {figures[str(count)][peer]}", file=sys.stderr, flush=True)
+                for label, (peer, its_work) in runs.items():
+                    figures[str(count)][label] = _medians([_run(peer, its_work)])
+                    print(f"{count} rows, {label}: {figures[str(count)][label]}", file=sys.stderr, flush=True)
     first, last = figures[str(rows[0])], figures[str(rows[-1])]
     figures["growth"] = {
-        peer: {
-            kind: round(last[peer][f"peak_{kind}_mb"] / first[peer][f"peak_{kind}_mb"], 3)
+        label: {
+            kind: round(last[label][f"peak_{kind}_mb"] / first[label][f"peak_{kind}_mb"], 3)
             for kind in ("rss", "anon")
         }
-        for peer in first
+        for label in first
     }
-    figures["speed"] = {
-        kind: round(
-            last["pairline"]["rows"]
-            / last["pairline"][kind]
-            * first["pairline"][kind]
-            / first["pairline"]["rows"],
-            3,
-        )
-        for kind in ("seconds", "cpu_seconds")
-    }
+    for label, name in (("pairline", "speed"), ("deduplicated", "deduplicated_speed")):
+        if label in first:
+            figures[name] = {
+                kind: round(rows[-1] / last[label][kind] * first[label][kind] / rows[0], 3)
+                for kind in ("seconds", "cpu_seconds")
+            }
     return figures
 
 
@@ -199,12 +217,14 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=list(TIMED), choices=TIMED)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--duplicates", action="store_true")
     parser.add_argument("--run", nargs=2, metavar=("PEER", "WORK"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
         _run_here(*options.run)
     elif options.memory:
-        print(json.dumps(measure_memory(tuple(options.rows or MEMORY_ROWS)), indent=2))
+        measured = measure_memory(tuple(options.rows or MEMORY_ROWS), duplicates=options.duplicates)
+        print(json.dumps(measured, indent=2))
     else:
         figures = measure(
             (options.rows or [20_000])[0], options.repeats, tuple(options.peers), tuple(options.workers)

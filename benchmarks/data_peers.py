@@ -30,6 +30,7 @@ class Work:
     folder: Path  # empty; for what the run writes
     max_length_tokens: int
     num_workers: int
+    drops_duplicates: bool = False  # exact and near ones; ours alone
 
 
 def pairline(work: Work) -> Prepared:
@@ -38,12 +39,14 @@ def pairline(work: Work) -> Prepared:
 
     from dpo_core.contract.data_jobs import MixJob
     from dpo_core.contract.progress import Progress
+    from dpo_core.contract.quality_config import Handling, QualityRules
     from dpo_core.contract.refs import ResolvedSource
     from dpo_core.data.chat_template import Renderer
     from dpo_core.data.pair_dataset import PairDataset
     from dpo_core.data.tokenizer import load_tokenizer
     from dpo_core.steps import mix
 
+    handling: Handling = "drop" if work.drops_duplicates else "keep"
     source = ResolvedSource(label="rows", path=work.rows, content=str(work.rows))
     job = MixJob(
         sources=(source,),
@@ -52,6 +55,7 @@ def pairline(work: Work) -> Prepared:
         cache_dir=work.folder / "cache",
         max_length_tokens=work.max_length_tokens,
         num_workers=work.num_workers,
+        quality=QualityRules(exact_duplicates=handling, near_duplicates=handling),
     )
     job = job.at(work.folder / "mix")
     Renderer(load_tokenizer(work.tokenizer)).render(
