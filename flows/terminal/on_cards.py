@@ -205,10 +205,11 @@ def advice(config: StageConfig, size: ModelSize, cluster: Cluster) -> Iterator[s
         if getattr(getattr(config, section), name) == value or (name == "sharding" and cluster.total == 1):
             continue
         together.setdefault(section, {})[name] = value
-        if name == "sharding" and config.train.precision == "bf16_pure":  # which goes without sharding alone
-            together.setdefault("train", {})["precision"] = "bf16"
-        if name == "sharding" and config.optim.optimizer == "adamw_8bit":  # likewise
-            together["optim"] = {"optimizer": "adamw"}
+        if name == "sharding":  # what goes without it alone
+            if config.train.precision == "bf16_pure":
+                together.setdefault("train", {})["precision"] = "bf16"
+            if config.optim.optimizer == "adamw_8bit":
+                together["optim"] = {"optimizer": "adamw"}
         said = ", ".join(f"{part}.{key}: {what}" for part, of in together.items() for key, what in of.items())
         if _fits(values, together, size, cluster):
             yield f"  would fit: {said}"
