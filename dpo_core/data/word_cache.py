@@ -33,7 +33,9 @@ _CL100K = (
     r"|\s+(?!\S)|\s+"
 )
 _GPT2 = "gpt2"  # the expression inside ByteLevel(use_regex=True)
-_KNOWN_SPLITS = (_GPT2, _CL100K % "{1,3}", _CL100K % "")  # SmolLM2, Llama 3 and OLMo 2, Qwen 2 and 3
+_GPT2_DIGITS = "gpt2, digits alone"  # behind Digits(individual_digits=True)
+_DIGITS_ALONE = (_GPT2_DIGITS, _CL100K % "")  # SmolLM2; Qwen 2 and 3: each digit is a word
+_KNOWN_SPLITS = (_GPT2, _CL100K % "{1,3}", *_DIGITS_ALONE)  # GPT-2; Llama 3 and OLMo 2
 
 # Characters that are letters, digits or marks to every reading of Unicode; the others of ASCII that are no apostrophe.
 _SOLID, _PUNCTUATION = r"!-~\w", r'!"#$%&()*+,\-./:;<=>?@\[\\\]^_`{|}~'
@@ -45,7 +47,10 @@ _CUT = (
 # The first alternative is the second for the commonest pieces, and quicker.
 _CERTAIN_CUT = re.compile(_CUT)
 _SOLID_END = re.compile(rf"[{_SOLID}]\Z")
-_PIECE = re.compile(rf" ?[A-Za-z]+(?=[ {_PUNCTUATION}\n])|(?s:.+?)(?:\Z|{_CUT})")
+_PIECE, _PIECE_DIGITS_ALONE = (
+    re.compile(rf" ?[A-Za-z]+(?=[ {_PUNCTUATION}\n])|(?s:.+?)(?:\Z|{cuts})")
+    for cuts in (_CUT, rf"{_CUT}|(?<=[0-9])(?=[0-9])")
+)
 
 
 def token_at(encoding: "Encoding", position: int, exact: bool) -> int:
@@ -88,10 +93,11 @@ class _Bounded(dict[str, bytes], ABC):
 
 
 class _Pieces(_Bounded):
-    """Pieces, by the tokenizer."""
+    """Pieces, by the tokenizer. Where a digit is a word, numbers that are all different are made of ten pieces."""
 
-    def __init__(self, backend: "Tokenizer") -> None:
+    def __init__(self, backend: "Tokenizer", digits_alone: bool) -> None:
         self.backend = backend
+        self.expression = _PIECE_DIGITS_ALONE if digits_alone else _PIECE
 
     def make(self, piece: str, /) -> bytes:
         return array("i", self.backend.encode(piece, add_special_tokens=False).ids).tobytes()
@@ -108,7 +114,7 @@ class _Words(_Bounded):
         word = word.replace(SECOND_BLANK, " ")
         if word and not self.ends and not _SOLID_END.search(word):
             return NO_CUT
-        return b"".join(map(self.pieces.__getitem__, _PIECE.findall(self.before + word)))
+        return b"".join(map(self.pieces.__getitem__, self.pieces.expression.findall(self.before + word)))
 
 
 class _Headers(dict[str, int]):
@@ -132,8 +138,8 @@ class WordCache:
     Most parts are split at blanks, many times faster than by ``_PIECE``; only words that are new are cut further.
     """
 
-    def __init__(self, backend: "Tokenizer") -> None:
-        self.backend, self._pieces = backend, _Pieces(backend)
+    def __init__(self, backend: "Tokenizer", digits_alone: bool) -> None:
+        self.backend, self._pieces = backend, _Pieces(backend, digits_alone)
         self._first, self._only = (_Words(self._pieces, "", ends) for ends in (False, True))
         self._words, self._last = (_Words(self._pieces, " ", ends) for ends in (False, True))
         special = sorted(
@@ -145,7 +151,9 @@ class WordCache:
     @classmethod
     def of(cls, backend: "Tokenizer") -> "WordCache | None":
         """Return a cache for this tokenizer, None if its way of splitting is not one that is known to be safe."""
-        return cls(backend) if _is_known(backend) else None
+        split_by = _splits(backend.pre_tokenizer)
+        is_known = split_by in _KNOWN_SPLITS and _is_plain(backend)
+        return cls(backend, digits_alone=split_by in _DIGITS_ALONE) if is_known else None
 
     def _parts(self, text: str) -> list[str]:
         """Text before, between and after special tokens at even places, special tokens at odd ones."""
@@ -154,7 +162,7 @@ class WordCache:
     def pieces(self, text: str) -> Iterator[tuple[str, int]]:
         """Yield the pieces of ``text``, in order and without gaps, and how many tokens each has."""
         for number, part in enumerate(self._parts(text)):
-            for piece in [part] if number % 2 else (match.group() for match in _PIECE.finditer(part)):
+            for piece in [part] if number % 2 else self._pieces.expression.findall(part):
                 yield piece, len(self._pieces[piece]) // 4
 
     def ids(self, text: str) -> np.ndarray:
@@ -236,7 +244,8 @@ class WordText(NamedTuple):
         return token_at(self.cache.backend.encode(self.text, add_special_tokens=False), position, exact)
 
 
-def _is_known(backend: "Tokenizer") -> bool:
+def _is_plain(backend: "Tokenizer") -> bool:
+    """Whether nothing but its way of splitting could tie a piece to its neighbours."""
     from tokenizers import models, normalizers
 
     plain_tokens = not any(
@@ -249,7 +258,6 @@ def _is_known(backend: "Tokenizer") -> bool:
         and plain_tokens
         and (backend.normalizer is None or isinstance(backend.normalizer, normalizers.NFC))
         and not backend.encode_special_tokens
-        and _splits(backend.pre_tokenizer) in _KNOWN_SPLITS
     )
 
 
@@ -261,9 +269,8 @@ def _splits(pre_tokenizer: "PreTokenizer | None") -> str | None:
         return None
     *before, bytes_step = steps
     if bytes_step["use_regex"]:
-        return (
-            _GPT2 if all(step == {"type": "Digits", "individual_digits": True} for step in before) else None
-        )
+        digits_alone = [step == {"type": "Digits", "individual_digits": True} for step in before]
+        return (_GPT2_DIGITS if before else _GPT2) if all(digits_alone) else None
     if (
         len(before) == 1
         and before[0]["type"] == "Split"

@@ -162,6 +162,19 @@ def test_ordinary_text_is_cut_into_words_that_are_found_again():
 
 
 @pytest.mark.parametrize(
+    ("name", "alone"), [("gpt2", False), ("smollm", True), ("llama3", False), ("qwen2", True)]
+)
+def test_numbers_are_made_of_ten_digits_where_each_is_a_word(name, alone):
+    cache = WordCache.of(KNOWN[name])
+    number, year = (["[1", "2", "3", "4"], [" 1", "9", "9", "9"]) if alone else (["[1234"], [" 1999"])
+    pieces = [piece for piece, _ in cache.pieces("x[1234] = 1999")]
+    assert pieces == ["x", *number, "]", " =", *year]
+    for value in range(1000, 2000):
+        cache.ids(f"the year {value}")
+    assert sum(piece.strip().isdigit() for piece in cache._pieces) == (11 if alone else 1000)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "a  b",
