@@ -1,6 +1,8 @@
 """A private data set of a hub: fetched once by the step that has the token, mixed by one that has none."""
 
 import io
+import json
+import logging
 from collections import Counter
 
 import pyarrow as pa
@@ -8,6 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from prefect.logging import disable_run_logger
 
+import tasks.mix_data
+from dpo_core.contract.chat_templates import OLMO_NOTE, named_in_plan
 from dpo_core.contract.config import CheckpointConfig, DataConfig
 from dpo_core.contract.errors import DataError
 from dpo_core.contract.quality_config import QualityConfig
@@ -89,3 +93,18 @@ def test_a_set_that_the_token_may_not_read_stops_before_the_mixing(
             Workplace(tmp_path / "store", ProcessLauncher(ComputeConfig(threads_per_process=1))),
         )
     assert not list((tmp_path / "store").glob("mix/[!.]*"))
+
+
+@pytest.mark.parametrize("name", ["olmo", "tulu"])
+def test_the_template_that_has_another_meaning_now_is_told_of(
+    name, checkpoint, tmp_path, monkeypatch, caplog
+):
+    """In the run as in its plan."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in make_rows(20)))
+    data = DataConfig.model_validate({"sources": [{"source": str(tmp_path / "rows.jsonl")}], "held_out": "2"})
+    monkeypatch.setattr(tasks.mix_data, "get_run_logger", lambda: logging.getLogger("pairline.run"))
+    place = Workplace(tmp_path / "store", ProcessLauncher(ComputeConfig(threads_per_process=1)))
+    chosen = CheckpointConfig(source="x", chat_template=name)
+    with caplog.at_level(logging.WARNING, "pairline.run"), disable_run_logger():
+        mix_data.fn(data, QualityConfig(), chosen, checkpoint_ref(checkpoint), place)
+    assert (OLMO_NOTE in caplog.messages) == (OLMO_NOTE in named_in_plan(name)) == (name == "olmo")
