@@ -103,6 +103,16 @@ class Encoder:
             return [self._words.encode(text) for text in texts]
         return self.encode_whole(texts)
 
+    def prefix_tokens(self, encoded: EncodedText, text: str, end: int) -> int | None:
+        """Return how many tokens the first ``end`` characters of ``text`` have by themselves, where ``encoded``, which is
+        that text's, begins with them. None where it does not, or where to know it they would have to be read again."""
+        special = self._special.match(text, encoded.cut) if encoded.cut and self._special else None
+        if (special.end() if special else 0) > end or (not special and self._words is None):
+            return None
+        (rest,) = self.encode([text[encoded.cut : end]])
+        first, number = encoded.num_head_tokens, encoded.num_head_tokens + len(rest.ids)
+        return number if np.array_equal(encoded.ids[first:number], rest.ids) else None
+
     def encode_whole(self, texts: Sequence[str]) -> list[WholeText]:
         """Return the tokens of texts, by the tokenizer alone: the slow twin."""
         encodings = self._backend.encode_batch(list(texts), add_special_tokens=False) if texts else []

@@ -4,11 +4,14 @@ The spelling is that of chat templates: ``{"role": "user", "content": "..."}`` w
 tool, and ``tool_calls`` where the assistant calls one.
 """
 
+import hashlib
+import json
 from typing import Any
 
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.json_text import from_json_text, is_nothing, of_text, unambiguous, without_nulls
 
+_SORTED_JSON = json.JSONEncoder(sort_keys=True).encode
 ROLES = {
     "human": "user",
     "user": "user",
@@ -239,3 +242,14 @@ def same_turn(left: dict, right: dict) -> bool:
 def same_turns(left: list[dict], right: list[dict]) -> bool:
     """Return whether two conversations say the same, blanks at the ends of turns aside."""
     return len(left) == len(right) and all(map(same_turn, left, right))
+
+
+def prompt_key(prompt: list[dict]) -> str:
+    """Return the key (hex) of all that a prompt's turns say; blanks at the ends of turns do not make another prompt."""
+    turns = [_said(turn) for turn in prompt]
+    return hashlib.blake2b(_SORTED_JSON(turns).encode(), digest_size=16).hexdigest()
+
+
+def _said(turn: dict) -> tuple:
+    said = (turn["role"], turn["content"].strip(), turn.get("tool_calls"))
+    return (*said, beyond) if (beyond := beyond_text(turn)) else said

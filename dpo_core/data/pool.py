@@ -1,7 +1,5 @@
 """Every selected row once, converted and tokenised, kept or dropped: facts and tokens, made by several processes."""
 
-import hashlib
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +14,7 @@ from dpo_core.contract.errors import CheckpointError
 from dpo_core.data.examine import Examiner
 from dpo_core.data.formats import rename_columns, to_pair
 from dpo_core.data.half_characters import whole
-from dpo_core.data.messages import beyond_text
+from dpo_core.data.messages import prompt_key
 from dpo_core.data.pair_file import common_prefix_length, row_key
 from dpo_core.data.pair_numbers import NO_MARGIN, NO_WEIGHT, pair_numbers
 from dpo_core.data.pairs import PreferencePair, RowMarks, TokenizedPair, repeats_prompt
@@ -32,7 +30,6 @@ MAX_ROWS_OVER = 8
 KEY_BYTES = 32
 BYTES_PER_TOKEN = 5  # an int32 id and a label of 0 or 1
 
-_SORTED_JSON = json.JSONEncoder(sort_keys=True).encode
 # One row per converted row; its tokens lie in a file of their own. The key is empty, lengths are 0 for a dropped row.
 POOL_SCHEMA = pa.schema(
     [
@@ -48,6 +45,10 @@ POOL_SCHEMA = pa.schema(
         ("prefix_length", pa.int32()),
         ("chosen_length", pa.int32()),
         ("rejected_length", pa.int32()),
+        (
+            "prompt_length",
+            pa.int32(),
+        ),  # of ids of the prompt as the evaluation asks it; -1 where they must be made
         ("weight", pa.float32()),
         ("margin", pa.float32()),
     ]
@@ -82,23 +83,13 @@ class _Outcome:
     marks: RowMarks = field(default_factory=RowMarks)
     prompt_key: str = ""
     pair: TokenizedPair | None = None
+    num_prompt_tokens: int | None = None
     weight: float = NO_WEIGHT
     margin: float = NO_MARGIN
     said: PreferencePair | None = None  # of the same rows as ``pair``
 
     def drop(self, dropped: RowDropped) -> None:
         self.reason, self.detail = dropped.reason, dropped.detail
-
-
-def prompt_key(prompt: list[dict]) -> str:
-    """Return the key (hex) of all that a prompt's turns say; blanks at the ends of turns do not make another prompt."""
-    turns = [_said(turn) for turn in prompt]
-    return hashlib.blake2b(_SORTED_JSON(turns).encode(), digest_size=16).hexdigest()
-
-
-def _said(turn: dict) -> tuple:
-    said = (turn["role"], turn["content"].strip(), turn.get("tool_calls"))
-    return (*said, beyond) if (beyond := beyond_text(turn)) else said
 
 
 @dataclass(frozen=True)
@@ -177,6 +168,7 @@ class PoolMaker:
             else:
                 outcome.marks = self._marks(pair, result)
                 outcome.pair, outcome.said = _tokenized_pair(*result), pair
+                outcome.num_prompt_tokens = result[0].num_prompt_tokens
         return self.part(chunk, outcomes)
 
     def _marks(self, pair: PreferencePair, sides: tuple[TokenizedSide, TokenizedSide]) -> RowMarks:
@@ -222,6 +214,9 @@ def _part(chunk: Chunk, outcomes: list[_Outcome]) -> PoolPart:
             ),
             pa.array([len(p.chosen_ids) if p else 0 for p in pairs], pa.int32()),
             pa.array([len(p.rejected_ids) if p else 0 for p in pairs], pa.int32()),
+            pa.array(
+                [-1 if o.num_prompt_tokens is None else o.num_prompt_tokens for o in outcomes], pa.int32()
+            ),
             pa.array([o.weight for o in outcomes], pa.float32()),
             pa.array([o.margin for o in outcomes], pa.float32()),
         ],

@@ -149,6 +149,20 @@ class PoolReader:
             schema=ROWS_SCHEMA,
         )
 
+    @cached_property
+    def prompt_lengths(self) -> np.ndarray:
+        """Number of ids of each pair's prompt, which its chosen side begins with, int32 [N]; -1 where that is not known."""
+        return self._facts.column("prompt_length")
+
+    def prompt_ids(self, places: np.ndarray) -> list[np.ndarray]:
+        """Return the prompts' ids, int32 [T], of kept rows at ``places`` with a known number of them."""
+        ends, sides = self._ends[places].tolist(), self.lengths_N2[places].sum(axis=1).tolist()
+        lengths = self.prompt_lengths[places].tolist()
+        return [
+            np.frombuffer(self._content(end, num_tokens), np.int32, length, KEY_BYTES)
+            for end, num_tokens, length in zip(ends, sides, lengths, strict=True)
+        ]
+
     def pairs(self, places: np.ndarray) -> list[TokenizedPair]:
         """Return the kept rows at ``places``."""
         ends, lengths = self._ends[places].tolist(), self.lengths_N2[places].tolist()

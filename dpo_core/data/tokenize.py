@@ -46,6 +46,8 @@ class TokenizedSide(NamedTuple):
     truncated: bool
     left_out: bool = False  # the template leaves out a part of the answer
     prompt_left_out: bool = False  # ... or of the prompt
+    # Tokens of what stands before the answer by itself (``prompt_ids``), where the side is known to begin with them.
+    num_prompt_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +138,11 @@ class PairTokenizer:
             except RowDropped as dropped:
                 results[i] = dropped
         encoded = self.encoder.encode_pairs(texts, opened)
-        for (i, spans, parts), sides in zip(usable, encoded, strict=True):
+        for (i, spans, parts), sides, (text, _) in zip(usable, encoded, texts, strict=True):
             try:
-                results[i] = self._label(sides, spans, parts)
+                chosen_side, rejected_side = self._label(sides, spans, parts)
+                number = self.encoder.prefix_tokens(sides[0], text, spans[0][-1].start)
+                results[i] = chosen_side._replace(num_prompt_tokens=number), rejected_side
             except RowDropped as dropped:
                 results[i] = dropped
         return results

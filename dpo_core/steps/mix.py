@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pyarrow as pa
 
 from dpo_core.contract.amount import num_held_out
 from dpo_core.contract.data_jobs import MixJob, MixResult, SourceLedger
-from dpo_core.contract.errors import CheckpointError, DataError
+from dpo_core.contract.errors import DataError
 from dpo_core.contract.metric_names import source_names
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import DatasetRef, ResolvedSource
@@ -26,6 +25,7 @@ from dpo_core.contract.store import canonical_json, fingerprint, hash_files, new
 from dpo_core.data.chat_template import template_sha256
 from dpo_core.data.end_mark import end_mark_warning
 from dpo_core.data.evaluation_sets import EvaluationSets
+from dpo_core.data.held_out_prompts import write_prompts
 from dpo_core.data.held_out_sets import HeldOutPrompts, write_keys
 from dpo_core.data.known_positions import check_positions
 from dpo_core.data.known_tokens import rows_fewer_than_tokens
@@ -33,18 +33,9 @@ from dpo_core.data.ledger import SourceTally, check_drops, check_left
 from dpo_core.data.lengths import length_stats
 from dpo_core.data.mixing import Selection, select_rows, split_rows
 from dpo_core.data.pair_dataset import PairDataset
-from dpo_core.data.pair_file import (
-    PROMPTS_FILE,
-    PROMPTS_SCHEMA,
-    ROWS_FILE,
-    ROWS_PER_BATCH,
-    ROWS_SCHEMA,
-    SOURCES_FILE,
-    list_array,
-)
+from dpo_core.data.pair_file import ROWS_FILE, ROWS_PER_BATCH, ROWS_SCHEMA, SOURCES_FILE
 from dpo_core.data.pair_numbers import NO_WEIGHT
-from dpo_core.data.pairs import readable_prompt
-from dpo_core.data.pool import SECONDS_PER_CHUNK, PoolMaker, chunks_of, make_pool
+from dpo_core.data.pool import PoolMaker, chunks_of, make_pool
 from dpo_core.data.pool_file import PoolReader, open_pool
 from dpo_core.data.quality import Accounts, Looks, examiner_for
 from dpo_core.data.ranked_answers import ranked_answers
@@ -53,7 +44,6 @@ from dpo_core.data.row_samples import row_samples
 from dpo_core.data.sources import RowStore, loading
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.tokenizer import load_tokenizer
-from dpo_core.data.workers import in_workers
 
 LEDGER_FILE, DATA_DIR = "ledger.json", "data"
 
@@ -94,7 +84,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
             progress.begin("writing", total=len(train) + len(held_out), unit="pairs")
             _gather(pool, train, aside / "train", progress)
             _gather(pool, held_out, aside / "held_out", progress)
-            _write_prompts(maker, pool, held_out, aside / "held_out", job.num_workers)
+            write_prompts(maker, pool, held_out, aside / "held_out", job.num_workers)
             write_json(aside / SOURCES_FILE, _source_names(job))
         splits = [PairDataset.open(aside, "train"), PairDataset.open(aside, "held_out")]
         content, lengths, files = _content(splits, job), length_stats(splits), hash_files(aside)
@@ -209,34 +199,6 @@ def _gather(pool: PoolReader, places: np.ndarray, folder: Path, progress: Progre
             batch = places[first : first + ROWS_PER_BATCH]
             writer.write_batch(pool.batch(batch))
             progress.advance(len(batch))
-
-
-def _write_prompts(
-    maker: PoolMaker, pool: PoolReader, places: np.ndarray, folder: Path, num_workers: int
-) -> None:
-    """Write what the evaluation asks: the held-out rows' prompts with the assistant's turn opened."""
-    batches = [places[first : first + ROWS_PER_BATCH] for first in range(0, len(places), ROWS_PER_BATCH)]
-    num_workers = max(min(num_workers, len(batches)), 1)
-    origins = ((pool.sources[batch], pool.rows[batch], pool.numbers[batch]) for batch in batches)
-    over = CheckpointError(
-        "The tokenizer takes too much time or memory for prompts alone, though not for their rows. It is "
-        "not fit for use; choose another checkpoint."
-    )
-    with pa.OSFile(str(folder / PROMPTS_FILE), "wb") as sink, pa.ipc.new_file(sink, PROMPTS_SCHEMA) as writer:
-        for batch in in_workers(partial(_prompts, maker), origins, num_workers, SECONDS_PER_CHUNK, over):
-            writer.write_batch(batch)
-
-
-def _prompts(maker: PoolMaker, origins: tuple[np.ndarray, np.ndarray, np.ndarray]) -> pa.RecordBatch:
-    pairs = maker.pairs_at(*origins)
-    return pa.record_batch(
-        [
-            list_array(maker.pair_tokenizer.prompt_ids(pairs), np.int32),
-            pa.array([readable_prompt(pair) for pair in pairs], pa.string()),
-            pa.array([json.dumps(list(pair.constraints), sort_keys=True) for pair in pairs], pa.string()),
-        ],
-        schema=PROMPTS_SCHEMA,
-    )
 
 
 def _source_names(job: MixJob) -> list[str]:

@@ -70,6 +70,27 @@ def test_halves_have_the_ids_and_offsets_of_the_whole(name, prompt, chosen, reje
             assert encoded.token_at(position) == whole.token_at(position)
 
 
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(deadline=None, max_examples=150)
+@given(prompt=PIECES, answer=PIECES)
+def test_how_many_tokens_a_beginning_has_is_told_where_they_are_those_of_the_whole(name, prompt, answer):
+    encoder, text = Encoder(TOKENIZERS[name]), prompt + answer
+    encoded = encoder.encode_pairs([(text, text)], [prompt])[0][0]
+    for end in range(len(text) + 1):
+        number = encoder.prefix_tokens(encoded, text, end)
+        if number is not None:
+            assert encoder.encode_whole([text[:end]])[0].ids.tolist() == encoded.ids[:number].tolist()
+
+
+def test_a_prompts_tokens_are_told_behind_a_header_and_not_where_a_token_reaches_over_its_end():
+    encoder = Encoder(TOKENIZERS["byte-level"])
+    for header, is_told in (("assistant\n", True), ("assistant: ", False)):
+        prompt = f"<|im_start|>user\nHi<|im_end|>\n<|im_start|>{header}"
+        text = prompt + "the sea"
+        encoded = encoder.encode_pairs([(text, text)], [prompt])[0][0]
+        assert (encoder.prefix_tokens(encoded, text, len(prompt)) is not None) == is_told
+
+
 def test_the_prompt_is_cut_before_its_last_special_token():
     encoder = Encoder(TOKENIZERS["byte-level"])
     assert encoder.cut_of("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n") == 30

@@ -7,8 +7,8 @@ import pytest
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.chat_template import Renderer
 from dpo_core.data.formats import rename_columns, to_pair
+from dpo_core.data.messages import prompt_key
 from dpo_core.data.named_templates import NAMED_TEMPLATES
-from dpo_core.data.pool import prompt_key
 from tests.tiny_models import make_tokenizer
 
 USER = {"role": "user", "content": "Hi?"}

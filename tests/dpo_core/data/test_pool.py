@@ -14,7 +14,8 @@ from tokenizers import Regex, pre_tokenizers
 
 from dpo_core.contract.errors import CheckpointError, StepCrashed
 from dpo_core.data import pool, workers
-from dpo_core.data.pool import Chunk, PoolMaker, _Outcome, _part, chunks_of, make_pool, prompt_key
+from dpo_core.data.messages import prompt_key
+from dpo_core.data.pool import Chunk, PoolMaker, _Outcome, _part, chunks_of, make_pool
 from dpo_core.data.tokenize import PairTokenizer, TokenizeRules
 from dpo_core.data.workers import in_workers
 from tests.tiny_models import make_tokenizer

@@ -5,8 +5,7 @@ import pytest
 from dpo_core.contract.drops import RowDropped
 from dpo_core.data.chat_template import Renderer, _environment
 from dpo_core.data.formats import to_pair
-from dpo_core.data.messages import EVERY
-from dpo_core.data.pool import prompt_key
+from dpo_core.data.messages import EVERY, prompt_key
 from dpo_core.data.template_fields import message_fields
 from tests.tiny_models import make_tokenizer
 

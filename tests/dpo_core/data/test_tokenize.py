@@ -128,6 +128,7 @@ def test_the_mask_agrees_with_counting_the_prompts_tokens(question, chosen, reje
     tokenizer = _tokenizer()
     pair = _pair("." + chosen, "!" + rejected, prompt=[{"role": "user", "content": question}])
     num_prompt = len(tokenizer.prompt_ids([pair])[0])
+    assert [side.num_prompt_tokens for side in tokenizer([pair])[0]] == [num_prompt, None]
     for side in tokenizer([pair])[0]:
         assert side.trained.tolist() == [False] * num_prompt + [True] * (len(side.ids) - num_prompt)
 

@@ -13,11 +13,15 @@ from dpo_core.contract.errors import CheckpointError, ConfigError, DataError, St
 from dpo_core.contract.progress import Progress
 from dpo_core.contract.refs import ResolvedSource
 from dpo_core.contract.store import fingerprint
-from dpo_core.data import pool, render_limits
+from dpo_core.data import held_out_prompts, pool, render_limits
 from dpo_core.data.mixing import select_rows, shuffle_order
 from dpo_core.data.pair_dataset import PairDataset
 from dpo_core.steps import mix
 from tests.tiny_models import CHATML, make_tokenizer
+
+BLANK_BEHIND_HEADER = CHATML.replace("assistant\n{%", "assistant: {%").replace(
+    "{{ message['role'] }}\n", "{{ message['role'] }}: "
+)
 
 
 def _row(i, **extra):
@@ -148,6 +152,24 @@ def test_held_out_rows_have_prompts_that_training_never_sees(tmp_path):
     assert prompt.constraints == ({"name": "max_words", "limit": question + 1},)
     with pytest.raises(ValueError, match="held-out split only"):
         train.prompt(0)
+
+
+@pytest.mark.parametrize("template", [CHATML, BLANK_BEHIND_HEADER], ids=["header's end", "blank"])
+def test_prompts_have_the_ids_that_the_prompt_has_by_itself(tmp_path, monkeypatch, template):
+    """Whether a row's own ids tell them or not: "the" takes the header's blank, "1" does not."""
+    monkeypatch.setattr(held_out_prompts, "ROWS_PER_BATCH", 4)
+    tokenizer = make_tokenizer(template)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    rows = [_row(i, chosen="the sea" if i % 3 else f"{i}.") for i in range(30)]
+    result, _ = _run(_job(tmp_path, _source(tmp_path, rows), held_out="20"))
+    held_out = PairDataset.open(result.data.path, "held_out")
+    differ = 0
+    for row, number in enumerate(_questions(held_out)):
+        asked, prompt = [{"role": "user", "content": f"Question {number}?"}], held_out.prompt(row)
+        opened = tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=True)["input_ids"]
+        assert (prompt.prompt_ids.tolist(), prompt.text) == (opened, f"Question {number}?")
+        differ += held_out[row].chosen_ids[: len(opened)].tolist() != opened
+    assert (0 < differ < 20) == (template == BLANK_BEHIND_HEADER)
 
 
 def test_an_empty_held_out_split_opens(tmp_path):
