@@ -32,7 +32,7 @@ def measured(section: str, turns: int, max_steps: int | None) -> dict:
         return containers.measure(max(turns, TURNS_OF_STEPS))
     if section == "opstream":
         return opstream.measure()
-    return data.measure(20_000, turns) if section == "data" else data.measure_memory()
+    return data.measure(20_000, turns) if section == "data" else data.measure_memory(duplicates=True)
 
 
 def main() -> None:

@@ -3,7 +3,8 @@
     python -m benchmarks.data                                   20 000 rows, all peers, 1 process each and 2 each
     python -m benchmarks.data --rows 2000 --peers pairline trl
     python -m benchmarks.data --memory                          memory and speed at 20 000 and a million rows, ours alone
-    python -m benchmarks.data --memory --duplicates             the same beside a run that drops exact and near duplicates
+    python -m benchmarks.data --memory --duplicates             as `make bench` does: beside a run that drops exact and near
+                                                                duplicates; 25 minutes
 
 Same machine, same rows, same tokenizer, same number of processes, in turn (A B C A B C); the median of the repeats counts.
 Every run is a process of its own. The rows are real ones, repeated, each with its number in the first turn of its prompt.

@@ -333,35 +333,36 @@ def _data(figures: dict) -> str:
     return title + _table(("processes", "who", "rows/s", "CPU s", "times (wall)", "times (CPU)", "bar"), rows)
 
 
+MIXES = {"pairline": "", "deduplicated": ", duplicates dropped"}
+
+
 def _memory(figures: dict) -> str:
     rows = [
         (
             f"{int(count):,}",
-            peer,
+            f"pairline{MIXES[label]}" if label in MIXES else label,
             f"{values['peak_rss_mb']:.0f}",
             f"{values['peak_anon_mb']:.0f}",
-            f"{values['rows_per_second']:.0f}" if peer == "pairline" else "",
-            f"{values['cpu_seconds'] / values['rows'] * 1e6:.0f}" if peer == "pairline" else "",
+            f"{int(count) / values['seconds']:.0f}" if label in MIXES else "",
+            f"{values['cpu_seconds'] / int(count) * 1e6:.0f}" if label in MIXES else "",
         )
-        for count, peers in figures.items()
+        for count, runs in figures.items()
         if count.isdigit()
-        for peer, values in peers.items()
+        for label, values in runs.items()
     ]
-    growth = figures["growth"]["pairline"]
     header = ("rows", "what", "resident, MB", "without mapped files, MB", "rows/s", "CPU us a row")
-    speed = figures.get("speed")
-    said = (
-        f"Rows a second at the most rows are {speed['seconds']:.2f} of those at the fewest by the clock, "
-        f"{speed['cpu_seconds']:.2f} by processor time ({_verdict(speed['cpu_seconds'], SPEED_BAR)}). "
-        if speed
-        else ""
-    )
+    readers = "Readers: the mixture, the reference values and the order, opened for training.\n\n"
+    return _table(header, rows) + "".join(_scaling(figures, label) for label in MIXES) + readers
+
+
+def _scaling(figures: dict, label: str) -> str:
+    """What a mixture's run takes at the most rows beside the fewest."""
+    if label not in figures["growth"]:
+        return ""
+    growth, speed = figures["growth"][label], figures["speed" if label == "pairline" else f"{label}_speed"]
     return (
-        _table(header, rows)
-        + said
-        + (
-            f"Mixing grows to {growth['rss']:.2f} times ({_verdict(growth['rss'], GROWTH_BAR, at_most=True)}; without "
-            f"mapped files {growth['anon']:.2f}). Readers: the mixture, the reference values and the order, opened for "
-            "training.\n\n"
-        )
+        f"Mixing{MIXES[label]}: rows a second at the most rows are {speed['seconds']:.2f} of those at the fewest by the "
+        f"clock, {speed['cpu_seconds']:.2f} by processor time ({_verdict(speed['cpu_seconds'], SPEED_BAR)}); memory grows "
+        f"to {growth['rss']:.2f} times ({_verdict(growth['rss'], GROWTH_BAR, at_most=True)}; without mapped files "
+        f"{growth['anon']:.2f}). "
     )
