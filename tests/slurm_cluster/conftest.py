@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import docker
 import pytest
@@ -18,6 +19,7 @@ from tests.waiting import wait_until
 from tests.warm.started import python_path
 
 __all__ = ["_one_thread", "base_image", "shared_engine"]  # fixtures of other folders
+SecondsOf = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +36,22 @@ def cluster(_cluster: PrivateCluster, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.setenv("SLURM_CONF", str(_cluster.conf))
     yield _cluster
     wait_until(lambda: _cluster.jobs() == [], "the end of the test's jobs")
+
+
+@pytest.fixture
+def seconds_of(record_property: Callable[[str, object], None]) -> SecondsOf:
+    """``with seconds_of("a fault, until what follows"):`` what that takes is a property of the test's report, for
+    ``--junitxml``, and printed, for ``-rP``. docs/cluster.md has such figures beside its faults."""
+
+    @contextlib.contextmanager
+    def took(what: str) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        seconds = round(time.monotonic() - began, 1)
+        record_property(what, seconds)
+        print(f"{what}: {seconds} s")
+
+    return took
 
 
 @pytest.fixture
