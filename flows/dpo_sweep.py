@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from prefect import State, flow
 
+from dpo_core.contract.benchmarks import TaskScores
 from dpo_core.contract.errors import GateFailed, NotReleased, PairlineError
 from dpo_core.contract.store import write_json
 from flows.accelerator import limit_of_members, num_slots
@@ -22,7 +23,7 @@ from tasks.handoff.signature import signing_key
 from tasks.launch.launcher import kind_of
 from tasks.run.folder import RunFolder
 from tasks.show.sweep_artifacts import show_sweep
-from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won
+from tasks.sweep.outcomes import SWEEP_FILE, judge, why_nobody_won, with_leads
 
 
 @flow(name="dpo-sweep", persist_result=False)
@@ -74,6 +75,7 @@ def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> 
     """
     with run.task("choose winner"):
         outcome = judge([result.outcome for result in results], config.sweep.metric)
+        outcome = with_leads(outcome, _scores_of(results))
         write_json(run.folder / SWEEP_FILE, outcome)
         run.output("sweep", run.folder / SWEEP_FILE)
         show_sweep(outcome, run.folder, config.name)
@@ -94,6 +96,15 @@ def choose(results: list[MemberResult], config: SweepConfig, run: RunFolder) -> 
         if won.candidate.benchmarks:
             record(won.candidate.benchmarks, run)
         return won.member.config.model_copy(update={"name": config.name}), won.candidate
+
+
+def _scores_of(results: list[MemberResult]) -> dict[int, tuple[TaskScores, ...]]:
+    """By the members' numbers, with what each document gave."""
+    return {
+        result.member.number: result.candidate.scored.scores
+        for result in results
+        if result.candidate and result.candidate.scored
+    }
 
 
 def _unfinished(interrupted: list[MemberResult], num_members: int) -> PairlineError:

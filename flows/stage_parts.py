@@ -12,6 +12,7 @@ from typing import Literal
 
 from prefect.runtime import flow_run
 
+from dpo_core.contract.benchmark_job import BenchmarkResult
 from dpo_core.contract.benchmarks import Benchmarks
 from dpo_core.contract.config import BaseWeights, CheckpointConfig
 from dpo_core.contract.data_jobs import MixJob
@@ -74,6 +75,7 @@ class Candidate:
     evaluation: EvaluateResult
     benchmarks: Benchmarks | None = None
     judged: JudgeResult | None = None
+    scored: BenchmarkResult | None = None
 
     @property
     def judgement(self) -> JudgeFigures | None:
@@ -94,8 +96,9 @@ class Candidate:
 
     def results(self) -> dict[str, Result]:
         """Return step -> its result, as a run's folder records them."""
-        judged: dict[str, Result] = {"judge": self.judged} if self.judged else {}
-        return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation, **judged}
+        asked: dict[str, Result | None] = {"judge": self.judged, "benchmark": self.scored}
+        more = {step: result for step, result in asked.items() if result is not None}
+        return {"train": self.trained, "export": self.exported, "evaluate": self.evaluation, **more}
 
 
 @contextmanager
@@ -222,11 +225,9 @@ def train_and_evaluate(config: StageConfig, inputs: TrainingInputs, run: StageRu
         evaluation = evaluate(inputs, exported, config.objective, config.train, config.evaluation, run.place)
         folder.result("evaluate", evaluation)
     judged = judge_answers(config, evaluation, folder, run.place)
-    benchmarks = None
-    if start is not None:
-        end = score(config, checkpoint_of(exported, inputs.policy), folder, run.place)
-        benchmarks = compare(config, start, end, folder)
-    candidate = Candidate(trained, exported, evaluation, benchmarks, judged)
+    end = score(config, checkpoint_of(exported, inputs.policy), folder, run.place) if start else None
+    benchmarks = compare(config, start, end, folder) if start and end else None
+    candidate = Candidate(trained, exported, evaluation, benchmarks, judged, end)
     warn_of_falls(config.evaluation.warnings, evaluation, benchmarks, candidate.judgement)
     return candidate
 
@@ -241,7 +242,6 @@ def publish(
         uploaded = upload_checkpoint(candidate.exported, config.upload, place.store, card)
         show_upload(uploaded, config.name)
     with folder.task("hand off"):
-        reference = inputs.reference
         handoff_inputs = HandoffInputs(
             name=config.name,
             uploaded=uploaded,
@@ -249,7 +249,7 @@ def publish(
             parent=inputs.policy,
             data_fingerprint=inputs.mixture.data.fingerprint,
             token_block=config.upload.token_block,
-            reference_fingerprint=reference.reference.fingerprint if reference else None,
+            reference_fingerprint=inputs.reference.reference.fingerprint if inputs.reference else None,
             metrics_before=candidate.metrics("before"),
             metrics_after=candidate.metrics("after"),
             benchmarks=candidate.benchmarks,

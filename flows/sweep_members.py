@@ -111,6 +111,7 @@ def _run_member(
             update={
                 "before": candidate.metrics("before"),
                 "after": candidate.metrics("after"),
+                "errors": candidate.benchmarks.errors if candidate.benchmarks else {},
                 "checks": checks,
             }
         ),

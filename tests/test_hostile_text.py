@@ -82,7 +82,7 @@ from tasks.run.folder import RUN_FILE, RunRecord, TaskRecord, recorded_run
 from tasks.show import artifacts
 from tasks.show.run_log import make_logs_visible
 from tasks.show.sweep_artifacts import show_sweep
-from tasks.sweep.outcomes import SWEEP_FILE, MemberOutcome, SweepOutcome
+from tasks.sweep.outcomes import SWEEP_FILE, Lead, MemberOutcome, SweepOutcome
 from tests.hostile_text import EVERYTHING, EVIL, FEW, TEXTS, calm, harmless_markdown, inline_tokens, words
 from tests.tasks.launch.test_run_job import Heard
 from tests.tasks.report.made_run import HEX, config_of, handoff, make_run
@@ -132,13 +132,19 @@ def ledger(text: str) -> SourceLedger:
 def sweep_of(text: str) -> SweepOutcome:
     members = (
         MemberOutcome(
-            number=1, label=text, settings={"beta": 0.1, "loss": text}, run=text, after={"loss": 0.5}
+            number=1,
+            label=text,
+            settings={"beta": 0.1, "loss": text},
+            run=text,
+            after={"loss": 0.5},
+            errors={"loss": 0.1},
         ),
         MemberOutcome(
             number=2, label=text, settings={"beta": 0.2, "loss": text}, run=text, error=f"{text}: {text}"
         ),
     )
-    return SweepOutcome(metric="loss", winner=1, members=members)
+    leads = (Lead(metric=text, value=0.1, stderr=0.05),)
+    return SweepOutcome(metric="loss", winner=1, second=2, leads=leads, members=members)
 
 
 def page_of(text: str) -> Page:

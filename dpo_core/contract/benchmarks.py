@@ -117,6 +117,12 @@ class Benchmarks(Section):
         """Return main metrics by the names that sweeps and hand-offs have for them; those where more is better."""
         return {PREFIX + score.task: getattr(score, when) for score in self.main if score.better > 0}
 
+    @property
+    def errors(self) -> dict[str, float]:
+        """Return the standard errors of ``metrics("after")``, of those that have one."""
+        found = {PREFIX + score.task: score.after_stderr for score in self.main if score.better > 0}
+        return {name: error for name, error in found.items() if error is not None}
+
 
 def mean_of(parts: Iterable[Part]) -> float:
     """Return the score that documents give; not a number of none."""

@@ -14,7 +14,7 @@ from flows.serve.local_prefect import server_outlives_the_run
 from flows.settings.sweep_config import SweepConfig
 from tasks.launch.launcher import kind_of
 from tasks.report.page import REPORT_FILE
-from tasks.report.sweep_section import sweep_rows
+from tasks.report.sweep_section import lead_in_words, sweep_rows
 from tasks.run.folder import read_run
 from tasks.sweep.outcomes import SWEEP_FILE, SweepOutcome
 from tasks.sweep.picture import PICTURE_FILE
@@ -50,4 +50,6 @@ def show_sweep_table(console: Console, folder: Path | None) -> None:
     show_table(
         console, list(rows[0]), [list(map(str, row.values())) for row in rows], f"sweep by {outcome.metric}"
     )
+    if lead := lead_in_words(outcome):
+        tell(console, lead)
     tell(console, f"picture: {folder / PICTURE_FILE}\nreport: {folder / REPORT_FILE}\nrun: {folder}")

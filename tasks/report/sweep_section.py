@@ -9,6 +9,7 @@ from tasks.report.tables import Row, number
 from tasks.run.files import RunFiles
 from tasks.sweep.outcomes import MemberOutcome, SweepOutcome, why_not
 from tasks.sweep.trade_off import Trade, start_of, traded_metrics, trades_of
+from tasks.text.scores import with_error
 
 MEASURE_IT = "With evaluation.measure_kl each score is set against the divergence from the reference here."
 ABOUT = (
@@ -24,9 +25,24 @@ def sweep_section(run: RunFiles) -> PageSection | None:
         return None
     charts = trade_charts(outcome)
     about = f"Compared by {outcome.metric}. ★: the winner; ◆: a best trade."
+    if any(member.errors for member in outcome.members):
+        about += " Behind ±: the standard error of a task's score."
     blocks: list[Block] = [table_of(sweep_rows(outcome), caption=about)]
+    if lead := lead_in_words(outcome):
+        blocks.append(Text(lead))
     blocks += [Text(ABOUT), Charts(charts)] if charts else [Text(MEASURE_IT, "muted")]
     return PageSection("Members of the sweep", "members", tuple(blocks))
+
+
+def lead_in_words(outcome: SweepOutcome) -> str:
+    """Return how far the winner is ahead of the second on each task; empty where no task was scored."""
+    if not outcome.leads:
+        return ""
+    leads = "; ".join(f"{lead.metric} {with_error(lead.value, lead.stderr, '+')}" for lead in outcome.leads)
+    return (
+        f"The winner, {outcome.winner}, less the second, {outcome.second}: {leads}. Behind ±: the standard error of the "
+        "documents' own differences. Whoever is chosen for a score owes some of its lead to chance."
+    )
 
 
 def trade_charts(outcome: SweepOutcome) -> tuple[Chart, ...]:
@@ -43,6 +59,11 @@ def _trade_chart(outcome: SweepOutcome, metric: str) -> Chart:
     start = start_of(outcome, metric)
     level = None if start is None else (start, "SFT checkpoint")
     return scatter(Labels(f"{label} for divergence", "KL from the reference, nats a token", ""), dots, level)
+
+
+def _measured(member: MemberOutcome, name: str) -> str:
+    value, error = member.after.get(name), member.errors.get(name)
+    return number(value) if value is None or error is None else with_error(value, error)
 
 
 def _name(member: MemberOutcome, outcome: SweepOutcome) -> str:
@@ -65,7 +86,7 @@ def sweep_rows(outcome: SweepOutcome) -> list[Row]:
         {
             "member": _name(member, outcome) + (" ◆" if member.number in best else ""),
             **member.settings,
-            **{name: number(member.after.get(name)) for name in names},
+            **{name: _measured(member, name) for name in names},
             "outcome": "winner"
             if member.number == outcome.winner
             else why_not(member, outcome.metric) or "trained",

@@ -12,7 +12,7 @@ from dpo_core.contract.errors import ConfigError, DataError, GateFailed
 from dpo_core.contract.results import RESULT_FILE
 from flows.dpo_stage import dpo_stage
 from flows.dpo_sweep import dpo_sweep
-from tasks.run.folder import read_runs
+from tasks.run.folder import read_run, read_runs
 from tests.benchmark_jobs import write_tasks
 from tests.flows.conftest import last_run, tiny_config
 from tests.flows.test_dpo_sweep import LIMIT, sweep_config
@@ -40,6 +40,13 @@ def results_in(store: Path) -> list[BenchmarkResult]:
     ]
 
 
+def results_of(folder: Path, name: str) -> BenchmarkResult:
+    """What the output ``name`` of the run in ``folder`` holds."""
+    return BenchmarkResult.model_validate_json(
+        (Path(read_run(folder).outputs[name]) / RESULT_FILE).read_bytes()
+    )
+
+
 def test_a_run_is_scored_before_and_after_and_judged_by_it(inputs, tmp_path):
     def config(bound: float):
         return tiny_config(
@@ -59,10 +66,7 @@ def test_a_run_is_scored_before_and_after_and_judged_by_it(inputs, tmp_path):
         < names.index("benchmark")
     )
     scores = Benchmarks.model_validate_json((folder / BENCHMARKS_FILE).read_bytes())
-    before, after = (
-        BenchmarkResult.model_validate_json((Path(record.outputs[name]) / RESULT_FILE).read_bytes())
-        for name in ("benchmark_sft", "benchmark")
-    )
+    before, after = (results_of(folder, name) for name in ("benchmark_sft", "benchmark"))
     assert scores.scores == compared(before.scores, after.scores)
     assert [(score.task, score.part_of) for score in scores.scores if score.is_main] == [
         ("all_of_them", None),
@@ -96,9 +100,27 @@ def test_a_sweep_scores_what_it_starts_from_once_and_may_be_judged_by_a_task(inp
     (sweep,) = [folder for folder, record in read_runs(tmp_path) if record.name == "grid"]
     outcome = json.loads((sweep / "sweep.json").read_text())
     best = max(member["after"]["benchmarks/one"] for member in outcome["members"])
+    assert_errors_and_lead(outcome, tmp_path)
     assert outcome["metric"] == "benchmarks/one"
     assert handoff.metrics_after["benchmarks/one"] == best
     assert Benchmarks.model_validate_json((sweep / BENCHMARKS_FILE).read_bytes()) == handoff.benchmarks
+
+
+def assert_errors_and_lead(outcome: dict, store: Path) -> None:
+    """Each member's errors are those in its own run's folder; the lead is that of the two members' documents."""
+    results = {}
+    for member in outcome["members"]:
+        folder = store / "runs" / member["run"]
+        scores = Benchmarks.model_validate_json((folder / BENCHMARKS_FILE).read_bytes())
+        assert member["errors"] == {f"benchmarks/{one.task}": one.after_stderr for one in scores.main}
+        results[member["number"]] = results_of(folder, "benchmark").scores
+    assert {outcome["winner"], outcome["second"]} == set(results)
+    beside = compared(results[outcome["second"]], results[outcome["winner"]])
+    assert outcome["leads"] == [
+        {"metric": f"benchmarks/{one.task}", "value": one.change, "stderr": one.paired_stderr}
+        for one in beside
+        if one.is_main
+    ]
 
 
 def test_data_that_is_not_there_ends_a_run_before_it_trains(inputs, tmp_path):

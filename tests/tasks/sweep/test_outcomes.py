@@ -1,15 +1,27 @@
 """Who wins a sweep, and what its table and picture show."""
 
+import io
+import re
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from dpo_core.contract.store import write_json
+from flows.terminal.sweep import show_sweep_table
 from tasks.gate.rules import GateCheck
-from tasks.report.sweep_section import sweep_rows
-from tasks.sweep.outcomes import MemberOutcome, judge, why_nobody_won
+from tasks.report.markdown import render_section
+from tasks.report.sweep_section import lead_in_words, sweep_rows, sweep_section
+from tasks.show import sweep_artifacts
+from tasks.sweep.outcomes import SWEEP_FILE, MemberOutcome, SweepOutcome, judge, why_nobody_won, with_leads
 from tasks.sweep.picture import axis_of, draw_sweep, lines_of
+from tests.tasks.made_scores import benchmarks, task_scores
 
 METRIC = "rewards/accuracies"
+TASK = "benchmarks/gsm8k"
+RIGHT = {1: 50, 2: 90, 3: 60, 4: 55}  # documents of 100; the second member fails the gate
 NO = GateCheck(rule="KL to reference at most", value=0.2, bound=0.1, passed=False)
 
 
@@ -49,6 +61,66 @@ def test_the_best_that_passes_wins():
     ]
     assert [row["member"] for row in rows] == ["1", "2", "3 ★", "4", "5", "6"]
     assert rows[2][METRIC] == "0.8"
+
+
+def scored() -> SweepOutcome:
+    """Four members that are compared by a task, with what each of its documents gave."""
+    members = []
+    for number, right in RIGHT.items():
+        found = benchmarks(gsm8k=(40, right))
+        measured = {"after": found.metrics("after"), "errors": found.errors}
+        members.append(member(number, None, passes=number != 2).model_copy(update=measured))
+    by_member = {number: (task_scores("gsm8k", right),) for number, right in RIGHT.items()}
+    return with_leads(judge(members, TASK), by_member)
+
+
+def test_scores_of_tasks_have_their_errors_and_the_winner_s_lead_its_paired_one():
+    """Of 100 documents the winner has five right that the second has not: d is 1 in five and 0 elsewhere, its mean 0.05 and
+    the error sqrt(100 / 99 (5 * 0.95^2 + 95 * 0.05^2)) / 100."""
+    outcome = scored()
+    assert (outcome.winner, outcome.second) == (3, 4)
+    assert {one.number: one.errors for one in outcome.members} == {number: {TASK: 0.05} for number in RIGHT}
+    (lead,) = outcome.leads
+    assert (lead.metric, lead.value, lead.stderr) == (
+        TASK,
+        pytest.approx(0.05),
+        pytest.approx(0.0219043, rel=1e-5),
+    )
+    assert [row[TASK] for row in sweep_rows(outcome)] == [
+        "0.5000 ± 0.0500",
+        "0.9000 ± 0.0500",
+        "0.6000 ± 0.0500",
+        "0.5500 ± 0.0500",
+    ]
+    assert f"The winner, 3, less the second, 4: {TASK} +0.0500 ± 0.0219." in lead_in_words(outcome)
+
+
+def test_report_terminal_and_artifact_tell_errors_and_lead(tmp_path, monkeypatch):
+    outcome, told = scored(), {}
+    section = render_section(sweep_section(SimpleNamespace(sweep=outcome)))
+    write_json(tmp_path / SWEEP_FILE, outcome)
+    console = Console(file=io.StringIO(), width=400)
+    show_sweep_table(console, tmp_path)
+    monkeypatch.setattr(
+        sweep_artifacts, "table_artifact", lambda rows, key, text: told.update(rows=rows, text=text)
+    )
+    monkeypatch.setattr(sweep_artifacts, "markdown_artifact", lambda *_: None)
+    monkeypatch.setattr(sweep_artifacts, "draw_sweep", lambda *_: tmp_path / SWEEP_FILE)
+    sweep_artifacts.show_sweep(outcome, tmp_path, "dpo")
+    artifact = f"{[row[TASK] for row in told['rows']]} {told['text']}"
+    for shown in (section, console.file.getvalue(), artifact):
+        assert all(f"0.{right}00 ± 0.0500" in shown for right in RIGHT.values())
+        assert f"{TASK} +0.0500 ± 0.0219" in re.sub(r"\s+", " ", shown)
+
+
+def test_a_lead_is_told_of_two_who_can_win_and_without_documents_it_has_no_error():
+    assert judge([member(1, 0.9)], METRIC).second is None
+    assert judge([member(1, 0.9), member(2, 0.8, passes=False)], METRIC).second is None
+    outcome, nothing_kept = scored(), {3: (task_scores("gsm8k", 60),), 4: (task_scores("gsm8k", 55, of=99),)}
+    (lead,) = with_leads(outcome, nothing_kept).leads
+    assert lead.stderr is None
+    assert with_leads(outcome, {}).leads == ()
+    assert lead_in_words(judge([member(1, 0.9), member(2, 0.8)], METRIC)) == ""
 
 
 def test_without_a_candidate_there_is_no_winner_and_each_reason_is_told():
