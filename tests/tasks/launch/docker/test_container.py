@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from dpo_core.contract.benchmark_job import TaskFolder
 from dpo_core.contract.errors import ConfigError
+from dpo_core.contract.refs import CheckpointRef
+from tasks.launch.command import step_command
 from tasks.launch.compute import Machine
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context, RunName
@@ -22,6 +25,7 @@ from tasks.launch.docker.container import (
 )
 from tasks.launch.docker.launcher import DockerLauncher
 from tasks.launch.launcher import CommandSpec, Node
+from tests.benchmark_jobs import benchmark_job
 
 MACHINE = Machine(num_cores=8, num_gpus=0, memory_bytes=10 << 30)
 COMMAND = CommandSpec(
@@ -62,6 +66,20 @@ def test_only_the_steps_own_folders_can_be_written():
     )
     with_cache = spec(replace(COMMAND, writable=(cache,)))
     assert [mount.path for mount in with_cache.mounts if mount.writable] == [own, cache]
+
+
+def test_a_benchmark_reads_its_folders_of_tasks_and_writes_scores_that_others_find():
+    own, cache, model = Path("/s/benchmark/ab"), Path("/s/benchmark-scores"), Path("/models/a")
+    folders = tuple(TaskFolder(path=f"/home/ada/{name}", content=name) for name in ("tasks", "more-tasks"))
+    checkpoint = CheckpointRef(path=model, fingerprint="a", tokenizer_fingerprint="b", source="a")
+    job = benchmark_job(own, checkpoint, folders=folders, cache_dir=cache)
+    command = step_command(job, COMPUTE, MACHINE, "python")
+    assert set(spec(command).mounts) == {
+        Mount(model),
+        *(Mount(folder.path) for folder in folders),
+        Mount(own, writable=True),
+        Mount(cache, writable=True),
+    }
 
 
 def test_the_first_program_passes_sigterm_on():
