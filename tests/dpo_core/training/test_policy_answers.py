@@ -168,13 +168,15 @@ def test_with_bf16_weights_the_masters_come_back_to_the_bit(stage):
     ("sign", "bounds", "words"),
     [
         ("length", {"answers_grow_to": 1e-6}, "Greedy answers are"),
+        ("shortening", {"answers_shrink_to": 0.8}, "Greedy answers are only"),
         ("kl", {"kl_reaches": 1e-9}, "nats a token from its reference"),
     ],
 )
 def test_a_sign_of_the_answers_ends_the_run(stage, tmp_path, sign, bounds, words):
+    """Of a learning rate that is far too large answers are three words in place of four, all three together."""
     warnings = {"warnings": bounds | {"stop": [sign]}, "answers_every": 1}
     with pytest.raises(PolicyDegraded, match=f"After step [2-9]: .*{words}"):
-        run_here(job_in(stage, tmp_path, warnings))
+        run_here(job_in(stage, tmp_path, warnings, learning_rate=1e-2))
 
 
 def test_the_best_step_is_chosen_among_those_that_answered(stage, sets, whole, tmp_path):
