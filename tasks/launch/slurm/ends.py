@@ -223,13 +223,17 @@ def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) ->
     if code is None and not is_followed and not is_over:
         return ""
     if code in (None, 0) and (lost or not start.ranks) and (is_followed or is_over):
-        hosts = ", ".join(sorted({rank.host for rank in lost})) or start.nodes or "its node"
-        return f"lost: nothing more was heard of {hosts}"
+        return _lost(lost, start)
     fenced = any(rank.code == FENCED for rank in start.ranks)
     if start.is_good or (code == 0 and not fenced):
         return "done"
     first = _first_killed(start.ranks)
     if code == PREEMPTED_EXIT or (first is not None and first.code == -signal.SIGTERM):
+        # Slurm asks the ranks of a job that loses a node, too, but for those there: they say nothing, or the next start
+        # ends them. One that is preempted is asked as a whole.
+        unasked = [rank for rank in start.ranks if rank.code in (None, FENCED)]
+        if is_followed and unasked:
+            return _lost(unasked, start)
         return f"stopped after SIGTERM: {'preempted and requeued' if is_followed else 'time limit, or asked to stop'}"
     if code == FENCED:
         return "ended by a newer start"
@@ -238,6 +242,11 @@ def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) ->
     if fenced:
         return "ended by a newer start"
     return f"exit code {code}" if code is not None else "ended by Slurm"
+
+
+def _lost(ranks: Sequence[RankEnd], start: Start) -> str:
+    hosts = ", ".join(sorted({rank.host for rank in ranks})) or start.nodes or "its node"
+    return f"lost: nothing more was heard of {hosts}"
 
 
 def why_it_never_starts(reason: str) -> str:

@@ -315,3 +315,13 @@ def test_a_failed_launch_is_neither():
 )  # fmt: skip
 def test_a_start_says_in_a_few_words_why_it_ended(start: Start, is_followed: bool, expected: str):
     assert why_a_start_ended(start, is_followed) == expected
+
+
+@pytest.mark.parametrize(
+    "gone", [RankEnd(1, "n2"), RankEnd(1, "n2", 75)], ids=["silent", "ended by the next start"]
+)
+@pytest.mark.parametrize("asked", [20, -15])
+def test_a_start_that_lost_a_node_says_so_though_the_others_were_asked_to_stop(gone: RankEnd, asked: int):
+    start = Start(0, exit_code=20, ranks=(RankEnd(0, "n1", asked), gone))
+    assert why_a_start_ended(start, is_followed=True) == "lost: nothing more was heard of n2"
+    assert why_a_start_ended(start, is_followed=False).startswith("stopped after SIGTERM: time limit")
