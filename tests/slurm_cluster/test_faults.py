@@ -19,6 +19,7 @@ from tasks.launch.context import Context, OnClusterJob, Stopped
 from tasks.launch.launcher import Ended
 from tasks.launch.slurm.client import SlurmAway
 from tasks.launch.slurm.poll import poll_of_this_process
+from tests.slurm_cluster.conftest import SecondsOf
 from tests.slurm_cluster.kills import run_many
 from tests.slurm_cluster.scale import steps
 from tests.slurm_cluster.small_step import SmallStep
@@ -27,6 +28,7 @@ from tests.slurm_cluster.trial import FAULTS
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
+SECONDS_AWAY = 25.0
 COUNTING = """
     Path("checkpoints").mkdir(exist_ok=True)
     def stop():
@@ -79,20 +81,25 @@ def numbers(step: SmallStep) -> list[int]:
     return [int(line.split()[1]) for line in step.log_lines if line.startswith("number ")]
 
 
-def test_a_job_that_is_preempted_goes_on_and_so_does_one_whose_time_is_up(cluster: PrivateCluster, tmp_path):
+def test_a_job_that_is_preempted_goes_on_and_so_does_one_whose_time_is_up(
+    cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
+):
     """The same job is requeued; or another one is submitted, within the same call: no retry is used."""
     step = SmallStep(tmp_path, counting(14, 5, 9))
     shown: list[ClusterJob] = []
     with meanwhile(step, shown.append) as end:
         wait_for(lambda: len(numbers(step)) >= 3 and any(job.state == "RUNNING" for job in shown))
-        cluster.ask("sbatch", "-p", "urgent", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
-        wait_for(lambda: "stopped" in step.log_lines)
-        let_go(step, 5)
-        wait_for(lambda: (cluster.start_now(), step.num_starts == 2)[1])
+        with seconds_of("preempted by a job of 1 s, until the next start"):
+            urgent = ("-p", "urgent", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 1")
+            cluster.ask("sbatch", *urgent)
+            wait_for(lambda: "stopped" in step.log_lines)
+            let_go(step, 5)
+            wait_for(lambda: (cluster.start_now(), step.num_starts == 2)[1])
         wait_for(lambda: len(numbers(step)) >= 6)
         (job_id,) = cluster.ask("squeue", "-h", "-o", "%i").split()
-        cluster.ask("scancel", "--signal=TERM", job_id)  # as sbatch --signal does before the time limit
-        wait_for(lambda: step.num_starts == 3)
+        with seconds_of("asked to stop, until the next job's start"):
+            cluster.ask("scancel", "--signal=TERM", job_id)  # as sbatch --signal does before the time limit
+            wait_for(lambda: step.num_starts == 3)
         let_go(step, 9)
         assert end() == Ended(0)
     assert numbers(step) == list(range(14))
@@ -116,15 +123,17 @@ def test_a_job_that_keeps_nothing_before_its_time_is_up_is_not_begun_for_ever(
 
 
 def test_an_answer_that_is_lost_and_a_controller_that_dies_leave_one_job(
-    own_cluster: PrivateCluster, tmp_path
+    own_cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
 ):
     """sbatch gives up after MessageTimeout, and the job is submitted all the same."""
     step = SmallStep(tmp_path, counting(20, 10), settings={"cpus_per_node": 1})
     with meanwhile(step) as end:
         wait_for(lambda: step.prepared == 1)
-        own_cluster.signal_controller(signal.SIGSTOP)
-        time.sleep(4)
-        own_cluster.signal_controller(signal.SIGCONT)
+        with seconds_of("slurmctld stopped for 4 s while a job is submitted, until it counts"):
+            own_cluster.signal_controller(signal.SIGSTOP)
+            time.sleep(4)
+            own_cluster.signal_controller(signal.SIGCONT)
+            wait_for(lambda: numbers(step))
         wait_for(lambda: len(numbers(step)) >= 3)
         own_cluster.save_jobs()
         own_cluster.kill_controller()
@@ -163,8 +172,31 @@ def test_an_sbatch_that_is_killed_leaves_one_job(
     assert cluster.jobs() == []
 
 
+def test_a_controller_that_is_back_within_patience_costs_nothing(
+    own_cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
+):
+    """Away for longer than Slurm's own programs wait: nothing fails, nothing is begun again."""
+    step, shown = SmallStep(tmp_path, counting(20, 10)), list[ClusterJob]()
+    with meanwhile(step, shown.append) as end:
+        wait_for(lambda: len(numbers(step)) >= 3)
+        own_cluster.save_jobs()
+        own_cluster.kill_controller()
+        killed = time.monotonic()
+        wait_for(lambda: shown[-1].state == "unknown: Slurm does not answer")
+        wait_for(lambda: time.monotonic() - killed > SECONDS_AWAY)
+        assert numbers(step)[-1] == 9  # it works on
+        with seconds_of(f"slurmctld back after {SECONDS_AWAY:.0f} s, until the job is seen again"):
+            own_cluster.start_controller()
+            wait_for(lambda: shown[-1].state == "RUNNING")
+        let_go(step, 10)
+        assert end() == Ended(0)
+    assert numbers(step) == list(range(20))
+    assert (step.num_starts, step.prepared) == (1, 1)
+    assert own_cluster.jobs() == []
+
+
 def test_a_controller_that_stays_away_fails_the_run_and_the_next_one_attaches(
-    own_cluster: PrivateCluster, tmp_path
+    own_cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
 ):
     """Longer than anybody waits: an error that is retried. The job runs on meanwhile."""
     step = SmallStep(tmp_path, counting(20, 10), patience_seconds=3)
@@ -178,7 +210,8 @@ def test_a_controller_that_stays_away_fails_the_run_and_the_next_one_attaches(
     own_cluster.start_controller()
     shown: list[ClusterJob] = []
     with meanwhile(step, shown.append) as end:
-        wait_for(lambda: any(job.state == "RUNNING" for job in shown))
+        with seconds_of("slurmctld given up, until the next run has its job"):
+            wait_for(lambda: any(job.state == "RUNNING" for job in shown))
         let_go(step, 10)
         assert end() == Ended(0)
     assert numbers(step) == list(range(20))
@@ -186,13 +219,16 @@ def test_a_controller_that_stays_away_fails_the_run_and_the_next_one_attaches(
     assert own_cluster.jobs() == []
 
 
-def test_what_a_lost_node_runs_is_ended_by_the_start_that_follows(own_cluster: PrivateCluster, tmp_path):
+def test_what_a_lost_node_runs_is_ended_by_the_start_that_follows(
+    own_cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
+):
     """The node's daemon is killed and its trainer is not: Slurm starts the job on the other node beside it."""
     step = SmallStep(tmp_path, counting(10_000).replace("sys.exit(20)", "pass"))
     with meanwhile(step) as end:
         wait_for(lambda: len(numbers(step)) >= 3)
-        own_cluster.kill_node("n1")
-        wait_for(lambda: (own_cluster.start_now(), step.num_starts == 2)[1])
+        with seconds_of("slurmd killed, until the start on another node"):
+            own_cluster.kill_node("n1")
+            wait_for(lambda: (own_cluster.start_now(), step.num_starts == 2)[1])
         ghost = (
             step.record / f"{Path(step.record / 'attempt').read_text().split('.')[0]}.0" / "ranks/rank-0.json"
         )

@@ -21,9 +21,10 @@ from tasks.launch.own_folder import own_folder
 from tasks.launch.run_job import run_job
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.launcher import SlurmLauncher
+from tests.slurm_cluster.conftest import SecondsOf
 from tests.slurm_cluster.small_step import SmallStep
 from tests.slurm_cluster.test_faults import counting, let_go, meanwhile, numbers
-from tests.slurm_cluster.test_launcher import orchestrator, wait_for
+from tests.slurm_cluster.test_launcher import cancel, orchestrator, wait_for
 from tests.slurm_cluster.trial import FORK, processes
 from tests.tasks.launch.test_run_job import Step
 from tests.waiting import PATIENCE_SECONDS
@@ -77,7 +78,7 @@ def orchestrate(step: Step, launcher: SlurmLauncher, file: Path, machine: str = 
 @pytest.mark.parametrize("is_first_killed", [False, True], ids=["both live", "the first is killed"])
 @pytest.mark.parametrize("machines", [("", ""), ("login1", "login2")], ids=["one machine", "unshared locks"])
 def test_two_orchestrators_of_one_store_have_one_job(
-    cluster: PrivateCluster, tmp_path, is_first_killed: bool, machines: tuple[str, str]
+    cluster: PrivateCluster, tmp_path, is_first_killed: bool, machines: tuple[str, str], seconds_of: SecondsOf
 ):
     step = Step(tmp_path, ONCE_STARTED)
     program = tmp_path / "trainer"
@@ -95,7 +96,9 @@ def test_two_orchestrators_of_one_store_have_one_job(
     second.start()
     wait_for(lambda: any("waits for another run to end" in line for line in lines_of(files[1])))
     if is_first_killed:
-        first.kill()
+        with seconds_of("an orchestrator killed, until the one that waits has its job"):
+            first.kill()
+            wait_for(lambda: any("is running on" in line for line in lines_of(files[1])))
     (step.folder / "go-on").touch()
     for process in (first, second):
         process.join(timeout=PATIENCE_SECONDS / 2)
@@ -128,7 +131,9 @@ def rank_of(step: SmallStep) -> int:
     )
 
 
-def test_a_rank_that_is_stopped_goes_on_and_can_be_cancelled(cluster: PrivateCluster, tmp_path):
+def test_a_rank_that_is_stopped_goes_on_and_can_be_cancelled(
+    cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
+):
     """A process that is stopped (kill -STOP, a debugger) hears no SIGTERM; Slurm ends it after the time for a checkpoint."""
     step = SmallStep(tmp_path / "a", counting(8, 6))
     with meanwhile(step) as end:
@@ -138,20 +143,19 @@ def test_a_rank_that_is_stopped_goes_on_and_can_be_cancelled(cluster: PrivateClu
         stood = len(numbers(step))
         assert stood < 8
         let_go(step, 6)
-        os.kill(pid, signal.SIGCONT)
+        with seconds_of("a rank goes on after it stood still, until it counts"):
+            os.kill(pid, signal.SIGCONT)
+            wait_for(lambda: len(numbers(step)) > stood)
         assert end() == Ended(0)
     assert (numbers(step), step.num_starts) == (list(range(8)), 1)
     step = SmallStep(tmp_path / "b", counting(10_000), compute={"stop_grace_seconds": 1})
-    stop = threading.Event()
 
-    def stop_both() -> None:
+    def stands_still() -> bool:
         wait_for(lambda: len(numbers(step)) >= 2)
         os.kill(rank_of(step), signal.SIGSTOP)
-        stop.set()
+        return True
 
-    threading.Thread(target=stop_both, daemon=True).start()
-    with pytest.raises(Stopped):
-        step.run(Context(stop=stop))
+    cancel(step, stands_still, seconds_of("cancelled while a rank stands still, until it is gone"))
     assert cluster.jobs() == []
     with pytest.raises(StopIteration):
         rank_of(step)
@@ -171,7 +175,7 @@ def test_an_orchestrator_that_is_stopped_takes_up_what_came_meanwhile(cluster: P
 
 
 def test_a_drained_node_finishes_its_step_and_one_that_is_set_down_loses_it(
-    cluster: PrivateCluster, tmp_path
+    cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
 ):
     step = SmallStep(tmp_path, counting(16, 10))
     with meanwhile(step) as end:
@@ -179,8 +183,9 @@ def test_a_drained_node_finishes_its_step_and_one_that_is_set_down_loses_it(
         cluster.ask("scontrol", "update", "nodename=n1", "state=drain", "reason=test")
         wait_for(lambda: len(numbers(step)) >= 6)
         assert step.num_starts == 1
-        cluster.ask("scontrol", "update", "nodename=n1", "state=down", "reason=test")
-        wait_for(lambda: (cluster.start_now(), step.num_starts == 2)[1])
+        with seconds_of("its node set down, until the start on another one"):
+            cluster.ask("scontrol", "update", "nodename=n1", "state=down", "reason=test")
+            wait_for(lambda: (cluster.start_now(), step.num_starts == 2)[1])
         let_go(step, 10)
         assert end() == Ended(0)
     cluster.ask("scontrol", "update", "nodename=n1", "state=resume")

@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -23,8 +26,9 @@ from tasks.launch.slurm.client import NotAuthenticated
 from tasks.launch.slurm.config import SlurmConfig
 from tasks.launch.slurm.launcher import SlurmLauncher
 from tasks.launch.slurm.reap import reap_jobs
+from tests.slurm_cluster.conftest import SecondsOf
 from tests.slurm_cluster.small_step import SmallStep
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 SECRET = "hf_not-for-others"
@@ -36,6 +40,21 @@ def orchestrator(step: SmallStep) -> subprocess.Popen:
     told = {name: value for name, value in asdict(step).items() if name not in ("root", "prepared")}
     argv = [sys.executable, "-m", "tests.slurm_cluster.small_step", str(step.root), json.dumps(told)]
     return subprocess.Popen(argv, start_new_session=True)
+
+
+def cancel(step: SmallStep, when: Callable[[], object], took: AbstractContextManager[None]) -> None:
+    """Run the step, and cancel it ``when`` that holds. ``took`` is entered from then to its end."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(step.run, Context(stop=stop))
+        try:
+            wait_for(when)
+            with took:
+                stop.set()
+                with pytest.raises(Stopped):
+                    running.result(PATIENCE_SECONDS)
+        finally:
+            stop.set()
 
 
 def test_every_rank_is_a_task_and_gets_what_it_needs_and_no_more(
@@ -96,7 +115,9 @@ def test_what_cannot_begin_is_one_sentence(cluster: PrivateCluster, tmp_path):
     assert cluster.jobs() == []
 
 
-def test_a_killed_orchestrator_is_followed_by_one_that_attaches(cluster: PrivateCluster, tmp_path):
+def test_a_killed_orchestrator_is_followed_by_one_that_attaches(
+    cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
+):
     """One job, every line once, whether it was killed while the job ran or before it was read to the end."""
     body = """
         for number in range(60):
@@ -112,7 +133,8 @@ def test_a_killed_orchestrator_is_followed_by_one_that_attaches(cluster: Private
         first.send_signal(signal.SIGKILL)
         first.wait()
     (step.folder / "go").touch()
-    assert step.run() == Ended(0)
+    with seconds_of("the rest of a job, 3 s, by the third of its orchestrators"):
+        assert step.run() == Ended(0)
     assert (step.prepared, step.num_starts) == (0, 1)
     assert step.log_lines == [f"line {number}" for number in range(60)]
 
@@ -148,7 +170,9 @@ def test_who_is_not_known_any_more_leaves_the_job_to_the_next_start(
     assert [line for line in step.log_lines if line == "up"] == ["up"]
 
 
-def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: PrivateCluster, tmp_path):
+def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(
+    cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
+):
     """A checkpoint that takes longer than the site's KillWait of 5 s."""
     body = """
         def checkpoint():
@@ -161,12 +185,8 @@ def test_a_cancelled_run_keeps_its_checkpoint_and_leaves_nothing(cluster: Privat
     """
     compute = {"machines": 2, "num_processes": 2, "stop_grace_seconds": 300}
     step = SmallStep(tmp_path, body, 2, {}, compute)
-    stop = threading.Event()
-    threading.Thread(
-        target=lambda: (wait_for(lambda: len(step.log_lines) == 2), stop.set()), daemon=True
-    ).start()
-    with pytest.raises(Stopped):
-        step.run(Context(stop=stop))
+    took = seconds_of("cancelled, with a checkpoint that takes 6.5 s, until it is gone")
+    cancel(step, lambda: len(step.log_lines) == 2, took)
     assert (step.folder / "checkpoint-0").exists()
     assert (step.folder / "checkpoint-1").exists()
     assert cluster.jobs() == []
