@@ -99,25 +99,19 @@ def page(figures: dict) -> str:
 
 
 def _implementations(figures: dict) -> str:
-    """Written down from the logs of two demos: by hand, as no quiet machine was at hand for turns."""
-    whole, steps, again = (figures[name] for name in ("stage_seconds", "step_seconds", "again"))
+    """Written down from the logs of two demos, by hand."""
+    whole, steps, apart = (figures[name] for name in ("stage_seconds", "step_seconds", "largest_difference"))
     rows = [
         (f"{figures['steps']} steps of 8 pairs, fp32", steps["transformers"], steps["olmo_core"]),
         ("the whole stage", whole["transformers"], whole["olmo_core"]),
     ]
     return (
-        "The demo by `make demo` and by `make demo IMPLEMENTATION=olmo_core`, once each: no difference that this machine "
-        "could show, and nothing about cards.\n\n"
+        f"The demo by `make demo` and by `make demo IMPLEMENTATION=olmo_core`, once each, one after the other, from a fresh "
+        f"clone of {figures['commit']}, on a host whose speed swings by a third: so little about speed, and nothing about "
+        "cards.\n\n"
         + _table(("seconds of", "transformers", "OLMo-core"), rows)
-        + f"The two runs: {_apart(figures['largest_difference'])}. Again on {again['date']}, while other programs ran, so "
-        f"without times: {_apart(again)}; all reference values and all answers the same.\n\n"
-    )
-
-
-def _apart(most: dict) -> str:
-    return (
-        f"losses {most['losses']:.1e} apart at most, weights {most['weights']:.1e}, held-out metrics "
-        f"{most['held_out']:.1e}"
+        + f"The two runs: losses {apart['losses']:.1e} apart at most, weights {apart['weights']:.1e}, held-out metrics "
+        f"{apart['held_out']:.1e}; all reference values and all answers the same.\n\n"
     )
 
 
