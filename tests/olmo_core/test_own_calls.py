@@ -57,22 +57,19 @@ def _(query: torch.Tensor, ends_q: torch.Tensor, ends_k: torch.Tensor, longest: 
 attends.register_autograd(lambda context, slope: (slope, None, None, None))
 
 
-@pytest.mark.parametrize("kernel", ["pair by pair", "one call"])
-def test_whole_blocks_would_be_compiled_anew_for_each_packed_row(scorer, monkeypatch, kernel):
+def test_whole_blocks_would_be_compiled_anew_for_each_packed_row(scorer, monkeypatch):
+    """With one call of attention a layer, as on a card; pair by pair it is the same, and takes a minute."""
     graphs, compiled = Graphs(), nn.Module.compile
-    if kernel == "one call":
-        monkeypatch.setattr(attention, "why_not_varlen", lambda query, dtype: None)
-        monkeypatch.setattr(
-            varlen,
-            "flash",
-            lambda query, key, value, at, *_: attends(query, at.ends_q_S1, at.ends_k_S1, at.longest_q),
-        )
+    monkeypatch.setattr(attention, "why_not_varlen", lambda query, dtype: None)
     monkeypatch.setattr(
-        torch._dynamo.config, "recompile_limit", 64
-    )  # at 8 it would stop to compile them at all
+        varlen,
+        "flash",
+        lambda query, key, value, at, *_: attends(query, at.ends_q_S1, at.ends_k_S1, at.longest_q),
+    )
     monkeypatch.setattr(nn.Module, "compile", lambda module, **more: compiled(module, backend=graphs, **more))
     scorer.model.transformer.apply_compile()
-    counted = graphs_after_each_row(scorer, graphs)
+    with torch._dynamo.config.patch(recompile_limit=64):  # at 8, torch's own, they would be compiled no more
+        counted = graphs_after_each_row(scorer, graphs)
     assert np.all(np.diff(counted) > 0)
 
 
