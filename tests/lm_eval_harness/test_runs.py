@@ -12,6 +12,7 @@ from dpo_core.contract.errors import ConfigError, DataError, GateFailed
 from dpo_core.contract.results import RESULT_FILE
 from flows.dpo_stage import dpo_stage
 from flows.dpo_sweep import dpo_sweep
+from tasks.run.files import read_run_files
 from tasks.run.folder import read_run, read_runs
 from tests.benchmark_jobs import write_tasks
 from tests.flows.conftest import last_run, tiny_config
@@ -104,6 +105,9 @@ def test_a_sweep_scores_what_it_starts_from_once_and_may_be_judged_by_a_task(inp
     assert outcome["metric"] == "benchmarks/one"
     assert handoff.metrics_after["benchmarks/one"] == best
     assert Benchmarks.model_validate_json((sweep / BENCHMARKS_FILE).read_bytes()) == handoff.benchmarks
+    winner = tmp_path / "runs" / outcome["members"][outcome["winner"] - 1]["run"]
+    scored = read_run_files(sweep).trained_scores
+    assert scored == results_of(winner, "benchmark")  # what `pairline compare` sets beside another run's
 
 
 def assert_errors_and_lead(outcome: dict, store: Path) -> None:
