@@ -45,10 +45,7 @@ POOL_SCHEMA = pa.schema(
         ("prefix_length", pa.int32()),
         ("chosen_length", pa.int32()),
         ("rejected_length", pa.int32()),
-        (
-            "prompt_length",
-            pa.int32(),
-        ),  # of ids of the prompt as the evaluation asks it; -1 where they must be made
+        ("prompt_length", pa.int32()),  # ids of the prompt by itself; -1 where they must be made
         ("weight", pa.float32()),
         ("margin", pa.float32()),
     ]
