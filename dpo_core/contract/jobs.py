@@ -242,7 +242,7 @@ class EvaluateJob(ScoringJob[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
     step = "evaluate"
-    VERSION = 6  # words of scripts without blanks; loss and log-probabilities by source
+    VERSION = 7  # short answers in English are such
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None

@@ -34,7 +34,7 @@ SCRIPTS: dict[str, tuple[str, ...]] = {
 
 FREQUENT: dict[str, str] = {
     "de": "der die das und ist nicht ein eine einen ich du wir sie es mit auf für von zu den dem im auch sich wie als aus",
-    "en": "the of and to in is that it you for was on are with as be this have from or not by at we they his her an which",
+    "en": "the of and to in is that it you for was on are with as be this have from or not by at we they his her an a i no",
     "es": "el la los las de que y en un una es por con para no se del al lo como más su muy pero está son este esta",
     "fi": "ja on ei se että oli olen ovat mutta kun niin hän minä sinä tämä myös kuin joka ole mitä voi sen nyt jos",
     "fr": "le la les de des et est un une que qui dans pour pas vous nous je il elle sur avec ce sont au plus du par ne",

@@ -122,7 +122,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "loss": LOSS,
             "evaluation": EvaluationConfig(num_prompts=4),
         },
-        "c9d574927f3da43f173026a3cd1d41a7879f2c711a7df0fcec66a19fee54bef8",
+        "aa2edd90317832de86bbc023b491b0febe167dd20a7c3acd752d23ec1d658206",
     ),
     "benchmark": (
         BenchmarkJob,

@@ -59,6 +59,12 @@ def test_a_neighbour_is_not_taken_for_one_of_them(text: str) -> None:
     assert not possible_languages(text) & set(get_args(Language))
 
 
+@pytest.mark.parametrize("text", ["A banana.", "Yes. No.", "I'M LATE", "No, my a.", "i"])
+def test_a_short_answer_in_english_may_be_such(text: str) -> None:
+    """Its only frequent word is one of other languages, too."""
+    assert "en" in possible_languages(text)
+
+
 def test_without_evidence_every_language_of_the_script_is_possible() -> None:
     assert {"en", "de", "vi"} < possible_languages("Hello world")
     assert "ru" not in possible_languages("Hello world")
