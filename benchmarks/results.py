@@ -346,7 +346,12 @@ def _memory(figures: dict) -> str:
     ]
     header = ("rows", "what", "resident, MB", "without mapped files, MB", "rows/s", "CPU us a row")
     readers = "Readers: the mixture, the reference values and the order, opened for training.\n\n"
-    return _table(header, rows) + "".join(_scaling(figures, label) for label in MIXES) + readers
+    return (
+        _table(header, rows)
+        + "".join(_scaling(figures, label) for label in MIXES)
+        + readers
+        + figures.get("note", "")
+    )
 
 
 def _scaling(figures: dict, label: str) -> str:
