@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -20,17 +20,12 @@ from tasks.launch.launcher import launcher_for
 from tasks.launch.launchers import LauncherSections
 from tasks.launch.run_job import in_store, run_job
 from tasks.launch.slurm.config import SlurmConfig
-from tests.slurm_cluster.conftest import SecondsOf
 from tests.slurm_cluster.test_launcher import wait_for
 from tests.slurm_cluster.trial import processes
 from tests.tiny_stage import TinyStage
 from tests.waiting import PATIENCE_SECONDS
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.usefixtures("small_chunks"),  # steps import everything anew, nine times
-    pytest.mark.timeout(1800),
-]
+pytestmark = pytest.mark.integration
 RANKS = {"num_processes": 2, "sharding": "zero3", "threads_per_process": 1}
 
 
@@ -87,22 +82,13 @@ def state_of(cluster: PrivateCluster, partition: str = "train") -> str:
     return cluster.ask("squeue", "-h", "-p", partition, "-o", "%T").strip()
 
 
-def goes_on(
-    cluster: PrivateCluster,
-    shown: list[ClusterJob],
-    folder: Path,
-    number: int,
-    took: AbstractContextManager[None],
-) -> None:
-    """Wait until the training has begun so often, and has gone on from where it stood."""
-    with took:
-        wait_for(lambda: (cluster.start_now(), len(shown[-1].starts) >= number)[1])
-        stood_at = newest(folder)
-        wait_for(lambda: newest(folder) > stood_at)
+def starts_again(cluster: PrivateCluster, shown: list[ClusterJob], number: int) -> None:
+    """Wait until the training has begun so often."""
+    wait_for(lambda: (cluster.start_now(), len(shown[-1].starts) >= number)[1])
 
 
 def test_weights_of_a_training_that_met_every_fault_are_those_of_one_in_peace(
-    own_cluster: PrivateCluster, tmp_path, seconds_of: SecondsOf
+    own_cluster: PrivateCluster, tmp_path
 ):
     """Requeued after a preemption; requeued without a node, whose rank was left there; gone on in another job."""
     stage = TinyStage.make(tmp_path / "stage")
@@ -121,15 +107,12 @@ def test_weights_of_a_training_that_met_every_fault_are_those_of_one_in_peace(
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run_job, training, spread, Context(stop=stop, on_cluster_job=shown.append))
         try:
-            with standing_still("n1", folder, 0) as pid, seconds_of("trainer: preempted, until it is asked"):
+            with standing_still("n1", folder, 0) as pid:
                 urgent = ("-p", "urgent", "-N2", "--exclusive", "--output=/dev/null", "--wrap", "true")
                 own_cluster.ask("sbatch", *urgent)
                 wait_for(lambda: is_asked_to_stop(pid))
-            goes_on(own_cluster, shown, folder, 2, seconds_of("trainer: let stop, until it trains again"))
-            with (
-                standing_still("n2", folder, newest(folder)),
-                seconds_of("trainer: cut off, until it is there"),
-            ):
+            starts_again(own_cluster, shown, 2)
+            with standing_still("n2", folder, newest(folder)) as pid:
                 own_cluster.kill_node("n2")
                 wait_for(lambda: state_of(own_cluster) == "PENDING")
                 own_cluster.start_node("n2")
@@ -138,15 +121,10 @@ def test_weights_of_a_training_that_met_every_fault_are_those_of_one_in_peace(
                     lambda: rank_on("n2", folder) is None
                 )  # the node is told that the job is not there any more
                 time.sleep(1.1)  # what a node may launch of a job it tells apart by the second
-            goes_on(
-                own_cluster, shown, folder, 3, seconds_of("trainer: its node back, until it trains again")
-            )
+            starts_again(own_cluster, shown, 3)
             with standing_still("n1", folder, newest(folder)) as pid:
                 own_cluster.ask("scancel", "--signal=TERM", shown[-1].id)
                 wait_for(lambda: is_asked_to_stop(pid))
-            goes_on(
-                own_cluster, shown, folder, 4, seconds_of("trainer: asked to stop, until it trains again")
-            )
             trained = running.result(PATIENCE_SECONDS)
         finally:
             stop.set()
