@@ -106,6 +106,10 @@ class Encoder:
     def prefix_tokens(self, encoded: EncodedText, text: str, end: int) -> int | None:
         """Return how many tokens the first ``end`` characters of ``text`` have by themselves, where ``encoded``, which is
         that text's, begins with them. None where it does not, or where to know it they would have to be read again."""
+        if isinstance(encoded.tail, WordText) and end > encoded.cut:
+            before = encoded.tail.tokens_before(end - encoded.cut)
+            if before is not None:
+                return encoded.num_head_tokens + before
         special = self._special.match(text, encoded.cut) if encoded.cut and self._special else None
         if (special.end() if special else 0) > end or (not special and self._words is None):
             return None

@@ -83,13 +83,11 @@ def held_out_prompts(prompt_keys: np.ndarray, amount: str, seed: int) -> np.ndar
 
 def _by_hash(keys: np.ndarray, seed: int) -> np.ndarray:
     """Order of the keys by SHA-256 of ``seed:key``, int64 [n]."""
-    start = hashlib.sha256(f"{seed}:".encode())
+    start = f"{seed}:".encode()
     digests = np.empty(len(keys), dtype="S32")
     for first in range(0, len(keys), KEYS_AT_ONCE):
-        for i, key in enumerate(keys[first : first + KEYS_AT_ONCE].tolist(), first):
-            digest = start.copy()
-            digest.update(key)
-            digests[i] = digest.digest()
+        some = keys[first : first + KEYS_AT_ONCE].tolist()
+        digests[first : first + len(some)] = [hashlib.sha256(start + key).digest() for key in some]
     return np.argsort(digests, kind="stable")
 
 

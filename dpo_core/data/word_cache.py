@@ -212,6 +212,14 @@ class WordText(NamedTuple):
     text: str
     cache: WordCache
 
+    def tokens_before(self, position: int) -> int | None:
+        """Return how many tokens the first ``position`` characters have by themselves, where it is certain without a look at
+        their ids that the text's begin with them; else None."""
+        if not _CERTAIN_CUT.match(self.text, position):
+            return None
+        before = self.cache.num_tokens_before[self.text[:position]]
+        return before if before >= 0 else None
+
     def token_at(self, position: int, exact: bool) -> int:
         """Return what ``token_at`` says of the whole text's encoding."""
         end = len(self.text)
@@ -223,10 +231,7 @@ class WordText(NamedTuple):
             )  # offsets of blanks and composed characters may be trimmed
         if position >= end:
             return self._token_of_whole(position, exact) if self.text[-1:].isspace() else len(self.ids)
-        if (
-            _CERTAIN_CUT.match(self.text, position)
-            and (before := self.cache.num_tokens_before[self.text[:position]]) >= 0
-        ):
+        if (before := self.tokens_before(position)) is not None:
             return before
         place = tokens = 0
         for piece, num_tokens in self.cache.pieces(self.text):

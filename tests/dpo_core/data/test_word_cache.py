@@ -140,6 +140,9 @@ def test_pieces_give_the_ids_and_places_of_the_whole(name, text):
     for position in range(len(text) + 1):
         for exact in (True, False):
             assert words.token_at(position, exact) == whole.token_at(position, exact), (position, exact)
+        if (before := words.tokens_before(position)) is not None:
+            alone = backend.encode(text[:position], add_special_tokens=False)
+            assert alone.ids == words.ids[:before].tolist(), position
 
 
 def test_ordinary_text_is_cut_into_words_that_are_found_again():
