@@ -58,7 +58,7 @@ def main() -> None:
         _be_a_rank(arguments.folder, arguments.sharding, not arguments.without_dcp)
         return
     with tempfile.TemporaryDirectory() as folder:
-        _make_model(Path(folder) / "sft", arguments.millions)
+        make_weights(Path(folder) / "sft", arguments.millions)
         argv = [*sys.argv[1:], "--folder", folder]
         settings = {"WORLD_SIZE": arguments.ranks, "LOCAL_WORLD_SIZE": arguments.ranks, "MASTER_PORT": 29_713}
         ranks = [
@@ -78,12 +78,13 @@ def main() -> None:
         sys.exit(max(abs(rank.wait()) for rank in ranks))
 
 
-def _make_model(folder: Path, millions: int) -> None:
+def make_weights(folder: Path, millions: int, vocabulary: int = VOCABULARY) -> None:
+    """Save a Llama of about so many million random weights in bf16."""
     hidden = 1024
     layer = 4 * hidden * hidden + 3 * hidden * 4 * hidden
-    layers = max(1, round((millions * 1e6 - VOCABULARY * hidden) / layer))
+    layers = max(1, round((millions * 1e6 - vocabulary * hidden) / layer))
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=hidden,
         intermediate_size=4 * hidden,
         num_hidden_layers=layers,

@@ -18,7 +18,8 @@ class Usage:
     peak_anon_mb: float = 0.0  # without pages of files, which the kernel takes back when it needs them
 
 
-def _children(pid: int) -> list[int]:
+def children_of(pid: int) -> list[int]:
+    """Return the process ids of a process's children, none of one that has ended."""
     try:
         return [
             int(child)
@@ -36,7 +37,7 @@ def _resident_kb(pid: int) -> tuple[int, int]:
         rss, anon = (int(fields[name].split()[0]) for name in ("VmRSS", "RssAnon"))
     except (OSError, KeyError, ValueError):
         rss = anon = 0
-    for child in _children(pid):
+    for child in children_of(pid):
         below = _resident_kb(child)
         rss, anon = rss + below[0], anon + below[1]
     return rss, anon

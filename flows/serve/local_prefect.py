@@ -113,15 +113,22 @@ def running_server(store_root: Path) -> str | None:
 
 
 def _home(store_root: Path) -> Path:
-    return store_root.expanduser().resolve() / "prefect"
+    """Prefect's folder: the user's own choice, else in the store."""
+    given = os.environ.get("PREFECT_HOME")
+    return Path(given).expanduser() if given else store_root.expanduser().resolve() / "prefect"
+
+
+def _has_database_in_home() -> bool:
+    return not any(map(names_the_database, os.environ))
 
 
 def _prepare_home(home: Path) -> None:
-    """Make Prefect's folder, which is this user's alone. In a store that is shared it may be another's, and stays so."""
-    if home.is_dir() and home.stat().st_uid != os.geteuid():
+    """Make Prefect's folder, which is this user's alone. In a store that is shared it may be another's, and stays so; so
+    does one that the user has already."""
+    if home.is_dir() and (home.stat().st_uid != os.geteuid() or "PREFECT_HOME" in os.environ):
         return
     make_private(home)  # Prefect makes no parents, and then waits for its server in vain
-    if "PREFECT_HOME" not in os.environ and not any(map(names_the_database, os.environ)):
+    if _has_database_in_home():
         (home / database.DATABASE_FILE).touch(mode=0o600)  # else its server makes it as the umask has it
 
 
@@ -147,7 +154,7 @@ def prepare_prefect(store_root: Path) -> bool:
             SERVER_VARIABLE: password,
             CLIENT_VARIABLE: password,
         }
-        if database.is_of_this_prefect(home):
+        if _has_database_in_home() and database.is_of_this_prefect(home):
             settings |= database.WITHOUT_MIGRATIONS
     else:
         settings |= RUN_SETTINGS
@@ -160,4 +167,5 @@ def prepare_prefect(store_root: Path) -> bool:
 
 def remember_database(store_root: Path) -> None:
     """Note, after a run with a temporary server, that its database is that of the installed Prefect."""
-    database.remember_database(_home(store_root))
+    if _has_database_in_home():
+        database.remember_database(_home(store_root))

@@ -69,6 +69,44 @@ def test_migrations_are_looked_for_once_per_version(no_prefect_settings, tmp_pat
     assert (no_prefect_settings.get(MIGRATE) == "false") is skips
 
 
+def test_a_folder_of_prefect_s_that_the_user_names_is_made_and_its_database_looked_through_by_itself(
+    no_prefect_settings, tmp_path
+):
+    """Whatever is known of the database in the store."""
+    prepare_prefect(tmp_path / "store")
+    remember_database(tmp_path / "store")  # as behind a server that has answered
+    home = tmp_path / "new" / "home"
+    no_prefect_settings["PREFECT_HOME"] = str(home)
+    prepare_prefect(tmp_path / "store")
+    assert home.stat().st_mode & 0o777 == 0o700
+    assert MIGRATE not in no_prefect_settings
+    remember_database(tmp_path / "store")
+    assert (home / "database-of").read_text() == version("prefect")
+    prepare_prefect(tmp_path / "store")
+    assert no_prefect_settings[MIGRATE] == "false"
+
+
+def test_a_folder_of_prefect_s_that_the_user_has_is_left_as_it_is(no_prefect_settings, tmp_path):
+    (tmp_path / "home").mkdir(mode=0o755)
+    no_prefect_settings["PREFECT_HOME"] = str(tmp_path / "home")
+    prepare_prefect(tmp_path / "store")
+    assert (tmp_path / "home").stat().st_mode & 0o777 == 0o755
+    assert not list((tmp_path / "home").iterdir())
+
+
+def test_a_database_elsewhere_is_always_looked_through(no_prefect_settings, tmp_path):
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "prefect.db").touch()
+    remember_database(tmp_path)
+    (tmp_path / "prefect" / "database-of").write_text("an older one")
+    no_prefect_settings["PREFECT_API_DATABASE_CONNECTION_URL"] = "sqlite+aiosqlite:////elsewhere.db"
+    remember_database(tmp_path)
+    assert (tmp_path / "prefect" / "database-of").read_text() == "an older one"
+    (tmp_path / "prefect" / "database-of").write_text(version("prefect"))
+    prepare_prefect(tmp_path)
+    assert MIGRATE not in no_prefect_settings
+
+
 def test_a_store_below_a_file_is_refused(no_prefect_settings, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="making the store"):
