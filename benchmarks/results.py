@@ -324,7 +324,8 @@ def _data(figures: dict) -> str:
                 )
             )
     title = f"{figures['rows']:,} rows; per_row is the seed workflow's mapping, one call a row.\n\n"
-    return title + _table(("processes", "who", "rows/s", "CPU s", "times (wall)", "times (CPU)", "bar"), rows)
+    table = _table(("processes", "who", "rows/s", "CPU s", "times (wall)", "times (CPU)", "bar"), rows)
+    return title + table + figures.get("note", "")
 
 
 MIXES = {"pairline": "", "deduplicated": ", duplicates dropped"}
