@@ -58,7 +58,7 @@ def seconds_of(record_property: Callable[[str, object], None]) -> SecondsOf:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of a few tokens at a time, here and in the steps that launchers start."""
     monkeypatch.setattr(logprobs, "CHUNK_LOGITS", TOKENS * VOCABULARY)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SMALL_CHUNKS_SITE), python_path()]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([python_path(), str(SMALL_CHUNKS_SITE)]))
 
 
 @pytest.fixture

@@ -188,11 +188,17 @@ def _take_environment(environment: dict[str, str]) -> None:
     import numpy
     import torch
 
+    from tests.programs.small_chunks import SMALL_CHUNKS_SITE, cut_logits
+
     os.environ.clear()
     os.environ.update(environment)
     for folder in reversed(environment.get("PYTHONPATH", "").split(os.pathsep)):
         if folder and folder not in sys.path:
             sys.path.insert(1, folder)
+        if folder == str(
+            SMALL_CHUNKS_SITE
+        ):  # its sitecustomize comes second, and changes what is imported after it
+            cut_logits()
     torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
     random.seed()
     numpy.random.seed()

@@ -14,11 +14,23 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+SERVER = "tests.warm.server"
 
 
 def python_path() -> str:
     """PYTHONPATH of a process whose steps are forked while a server runs here."""
     return os.environ.get("PYTHONPATH", str(ROOT))
+
+
+def at_work(process: int) -> int:
+    """The process that works for a stand-in whose output is its own: it has the same. What is no stand-in works itself."""
+    output = os.readlink(f"/proc/{process}/fd/1")
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_forked = SERVER.encode() in (place / "cmdline").read_bytes().split(b"\0")
+            if is_forked and os.readlink(place / "fd/1") == output:
+                return int(place.name)
+    return process
 
 
 @contextlib.contextmanager
@@ -34,7 +46,7 @@ def warm_server() -> Iterator[subprocess.Popen]:
         listener.bind(f"{folder}/socket")
         listener.listen(64)
         server = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm.server", str(listener.fileno())],
+            [sys.executable, "-m", SERVER, str(listener.fileno())],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,

@@ -12,9 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from dpo_core.model.logprobs import CHUNK_LOGITS
+from tests.programs.small_chunks import SMALL_CHUNKS_SITE, TOKENS, VOCABULARY
 from tests.waiting import PATIENCE_SECONDS
 from tests.warm.server import LAUNCHER, Forked
-from tests.warm.started import warm_server
+from tests.warm.started import ROOT, at_work, python_path, warm_server
 
 pytestmark = pytest.mark.integration
 STEP = [sys.executable, "-m", "dpo_core", "--help"]
@@ -90,6 +92,36 @@ def connected_pair() -> Iterator[socket.socket]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours
+
+
+@contextlib.contextmanager
+def told(*path: str) -> Iterator[tuple[subprocess.Popen, int, int]]:
+    """-> a process or stand-in, the pid of what works for it, and how many logits that would hold at once."""
+    argv = [sys.executable, "-m", "tests.programs.chunk_told"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path)}
+    ends = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(argv, env=environment, text=True, **ends) as process:
+        pid, chunk = process.stdout.readline().split()
+        yield process, int(pid), int(chunk)
+
+
+def test_a_step_has_small_chunks_where_its_python_path_says_so_and_nowhere_else(server):
+    small = TOKENS * VOCABULARY
+    for path, expected in (
+        ((python_path(), str(SMALL_CHUNKS_SITE)), small),
+        ((str(ROOT), str(SMALL_CHUNKS_SITE)), small),  # cold
+        ((python_path(),), CHUNK_LOGITS),
+    ):
+        with told(*path) as (process, pid, chunk):
+            assert (chunk, pid == process.pid) == (expected, path[0] == str(ROOT))
+
+
+def test_what_works_for_a_stand_in_is_found(server):
+    """To stop the stand-in alone would leave its step at work."""
+    with told(python_path()) as (process, pid, _):
+        assert at_work(process.pid) == pid != process.pid
+    with told(str(ROOT)) as (process, pid, _):
+        assert at_work(process.pid) == pid == process.pid
 
 
 def test_steps_fail_at_once_where_the_server_is_dead(server):
