@@ -14,6 +14,7 @@ CANCELLED, not by us                                     cancelled: a person sai
 NODE_FAIL, BOOT_FAIL and not requeued                    crashed, the node is the cause
 FAILED 0:53, a container that cannot be made             config
 unknown to Slurm, no sign of life                        crashed
+killed soon after it began, by what ended a lost start   another job goes on, once
 any other exit code                                      as the step reported it
 """
 
@@ -42,6 +43,9 @@ LAUNCH_FAILED = 53  # Slurm's own code: a node could not start the job
 SLURM_OUT_OF_MEMORY = 125  # in the place of a signal: the batch script itself
 FENCED = 75  # dpo_core.in_slurm's
 PREEMPTED_EXIT = Preempted.exit_code
+SECONDS_OF_A_LOST_NODES_END = (
+    60.0  # seconds, and what a site gives ranks between SIGTERM and SIGKILL (KillWait)
+)
 SIGNAL_EXIT, LARGEST_SIGNAL = 128, 64
 NEVER = re.compile(
     r"Partition(TimeLimit|Config|NodeLimit)|BadConstraints|DependencyNeverSatisfied|MaxMemPerLimit"
@@ -212,6 +216,20 @@ def _on(start: Start) -> str:
 
 def _of_memory(start: Start) -> str:
     return f"Slurm ended it on {start.nodes} for the memory that it took." if start.nodes else ""
+
+
+def is_ended_with_a_lost_one(outcome: Ended | LimitReached | PairlineError, starts: Sequence[Start]) -> bool:
+    """Return whether Slurm seems to have killed the last start, soon after it began, with what a lost node still ran of
+    the one before. It tells a node that comes back to end that, and the node kills by the job's id, once a second, for as
+    long as anything of it lives: a job that waits for that very node begins before that is over.
+    """
+    is_killed = isinstance(outcome, Ended) and outcome.exit_code < 0 and not outcome.out_of_memory
+    if not is_killed or len(starts) < 2:
+        return False
+    before, last = starts[-2:]
+    is_lost = any(rank.code is None for rank in before.ranks)
+    of_others = all(rank.code in (None, PREEMPTED_EXIT) or rank.code < 0 for rank in last.ranks)
+    return is_lost and of_others and last.seconds(last.last_sign) < SECONDS_OF_A_LOST_NODES_END
 
 
 def why_a_start_ended(start: Start, is_followed: bool, is_over: bool = False) -> str:

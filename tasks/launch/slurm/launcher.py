@@ -164,7 +164,7 @@ class SlurmLauncher:
                 return outcome
             if not has_kept_more(command, before, watch.job if found else None):
                 raise outcome.error(outcome.otherwise) if outcome.otherwise else nothing_kept(command.step)
-            spent += watch.spent_seconds()
+            spent = watch.limits.spent_seconds + watch.spent_seconds()
             context.tell_line(f"Step {command.step} goes on in another Slurm job.")
             found = None
 
@@ -175,7 +175,7 @@ class SlurmLauncher:
         spent: float,
         between: tuple[Context, OnLine, BeforeStart],
     ) -> tuple[JobWatch, Ended | LimitReached]:
-        """Watch the job that was found, or a new one; once more a new one if its nodes could not launch it."""
+        """Watch the job that was found, or a new one; once more a new one where its watch says so."""
         context, on_line, before_start = between
         for is_last in (False, True):
             job = (
@@ -193,9 +193,9 @@ class SlurmLauncher:
                 raise
             except BaseException:
                 self._leave_nothing(command, job)
-                if not watch.launch_failed or is_last:
+                if not watch.is_worth_another_job or is_last:
                     raise
-            found = None
+            found, spent = None, spent + watch.spent_seconds()
         raise AssertionError("the last try returns or raises")
 
     def clear(self, folder: Path, context: Context) -> None:

@@ -16,7 +16,14 @@ from tasks.launch.launcher import CommandSpec, Ended, OnLine, too_slow
 from tasks.launch.log_position import save_position
 from tasks.launch.patience import Silence
 from tasks.launch.slurm.client import QueuedJob, SlurmAway, details, who_cancelled
-from tasks.launch.slurm.ends import JobEnd, LimitReached, failed_to_launch, how_it_ended, why_it_never_starts
+from tasks.launch.slurm.ends import (
+    JobEnd,
+    LimitReached,
+    failed_to_launch,
+    how_it_ended,
+    is_ended_with_a_lost_one,
+    why_it_never_starts,
+)
 from tasks.launch.slurm.followed import Followed, JobLimits
 from tasks.launch.slurm.job_stop import SECONDS_AT_THE_END, TURN_SECONDS, JobStop
 from tasks.launch.slurm.poll import Poll
@@ -62,7 +69,7 @@ class JobWatch:
         self.shown: tuple[object, ...] = ()
         self.ended = "ENDED"
         self.position_saved = 0.0
-        self.launch_failed, self.waits = False, True
+        self.is_worth_another_job, self.waits = False, True  # another: what it met is of this one alone
         self.over_since, self.unlisted_since = math.inf, -math.inf  # monotonic
         self.suspended = SuspendedTime()
         self.requeued: int | None = None  # number of the start that ended and is followed by another one
@@ -109,6 +116,11 @@ class JobWatch:
         self.pass_lines_on(to_the_end=True)
         starts = self.starts.look(anew=True)
         outcome = how_it_ended(self._end(state, starts[-1] if starts else None), self.command.step)
+        if is_ended_with_a_lost_one(outcome, starts):
+            self.is_worth_another_job = True
+            said = f"Slurm job {self.job.id} was ended with what a lost node still ran of its start {len(starts) - 1}."
+            self.context.tell_line(said)
+            raise StepCrashed(said)
         if isinstance(outcome, PairlineError):
             raise outcome
         return outcome
@@ -231,7 +243,7 @@ class JobWatch:
 
     def _refuse_what_never_starts(self, seen: QueuedJob) -> None:
         if failed_to_launch(seen.reason):
-            self.launch_failed = True
+            self.is_worth_another_job = True
             raise StepCrashed(
                 f"Slurm job {seen.id} could not be launched on its nodes: {seen.reason}.",
                 "Slurm does not say which; a node whose prolog failed it drains: `sinfo -R` names those.",

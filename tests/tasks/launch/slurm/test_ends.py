@@ -1,5 +1,7 @@
 """The table of ends, line by line."""
 
+from dataclasses import replace
+
 import pytest
 
 from dpo_core.contract.errors import Cancelled, ConfigError, PairlineError, StepCrashed, StoreError
@@ -9,6 +11,7 @@ from tasks.launch.slurm.ends import (
     LimitReached,
     failed_to_launch,
     how_it_ended,
+    is_ended_with_a_lost_one,
     why_a_start_ended,
     why_it_never_starts,
 )
@@ -325,3 +328,25 @@ def test_a_start_that_lost_a_node_says_so_though_the_others_were_asked_to_stop(g
     start = Start(0, exit_code=20, ranks=(RankEnd(0, "n1", asked), gone))
     assert why_a_start_ended(start, is_followed=True) == "lost: nothing more was heard of n2"
     assert why_a_start_ended(start, is_followed=False).startswith("stopped after SIGTERM: time limit")
+
+
+LOST = ended(None, *SILENT)
+
+
+@pytest.mark.parametrize(
+    ("starts", "expected"),
+    [
+        ([LOST, ended(143)], True),  # no rank had begun
+        ([LOST, ended(None, RankEnd(0, "n1"), RankEnd(1, "n2"))], True),  # the batch script itself
+        ([ended(20, RankEnd(0, "n1", 20, 11.0), RankEnd(1, "n2")), ended(143)], True),  # the others stopped
+        ([ended(0, *SILENT), ended(137, RankEnd(0, "n1", 20, 12.0), RankEnd(1, "n2"))], True),
+        ([LOST, replace(ended(137), ended=80.0)], False),  # it was at work
+        ([LOST, ended(137, *KILLED)], False),  # with an error of its own
+        ([ended(20, *ASKED), ended(137)], False),  # nothing was left of the start before
+        ([ended(137)], False),
+    ],
+)
+def test_a_start_that_is_killed_as_it_begins_was_ended_with_a_lost_one(starts: list[Start], expected: bool):
+    assert is_ended_with_a_lost_one(Ended(-15), starts) is expected
+    for other in (Ended(22), Ended(-9, out_of_memory=True), LimitReached(), StepCrashed("")):
+        assert not is_ended_with_a_lost_one(other, starts)
