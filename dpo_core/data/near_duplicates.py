@@ -13,6 +13,7 @@ Rows are gone through in order and each is compared with those that stay, so the
 
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -125,19 +126,19 @@ def near_duplicates(
     ``bands(i)``: band i of the places in ``order``, uint64 [len(order)]; ``groups``: int [len(order)], places of different
     groups are not compared.
     """
-    shared = _shared_buckets(bands, num_bands, groups)
-    stays: dict[int, list[int]] = {}  # bucket -> places in it that stay
+    shared, num_buckets = _shared_buckets(bands, num_bands, groups)
+    stays = _Staying(num_buckets)
     found: list[tuple[int, int, float]] = []
     for position in np.flatnonzero((shared >= 0).any(axis=0)).tolist():
         place, buckets = int(order[position]), [b for b in shared[:, position].tolist() if b >= 0]
-        earlier = {other: None for bucket in buckets for other in stays.get(bucket, ())}
+        earlier = {other: None for bucket in buckets for other in stays.of(bucket)}
         for other in list(earlier)[:MAX_COMPARED]:
             if (alike := likeness(place, other)) >= similarity:
                 found.append((place, other, alike))
                 break
         else:
             for bucket in buckets:
-                stays.setdefault(bucket, []).append(place)
+                stays.add(bucket, place)
     found.sort()
     places, like, alike_by = zip(*found, strict=True) if found else ((), (), ())
     return (
@@ -147,8 +148,30 @@ def near_duplicates(
     )
 
 
-def _shared_buckets(bands: Callable[[int], np.ndarray], num_bands: int, groups: np.ndarray) -> np.ndarray:
-    """Number of each band's and position's bucket where several share it, else -1, int32 [bands, positions]."""
+class _Staying:
+    """Places that stay, by their bucket. Most buckets come to hold one, which takes four bytes, as there are millions."""
+
+    def __init__(self, num_buckets: int) -> None:
+        self._first = array("i", [-1]) * num_buckets
+        self._more: dict[int, list[int]] = {}
+
+    def add(self, bucket: int, place: int) -> None:
+        if self._first[bucket] < 0:
+            self._first[bucket] = place
+        else:
+            self._more.setdefault(bucket, []).append(place)
+
+    def of(self, bucket: int) -> Sequence[int]:
+        """In the order in which they came."""
+        first = self._first[bucket]
+        return () if first < 0 else (first, *self._more.get(bucket, ()))
+
+
+def _shared_buckets(
+    bands: Callable[[int], np.ndarray], num_bands: int, groups: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Number of each band's and position's bucket where several share it, else -1, int32 [bands, positions]; and how many
+    such buckets there are."""
     shared = np.full((num_bands, len(groups)), -1, dtype=np.int32)
     next_bucket = 0
     for i in range(num_bands):
@@ -157,7 +180,9 @@ def _shared_buckets(bands: Callable[[int], np.ndarray], num_bands: int, groups: 
         begins = np.ones(len(order), dtype=bool)
         begins[1:] = (values[order[1:]] != values[order[:-1]]) | (groups[order[1:]] != groups[order[:-1]])
         bucket = np.cumsum(begins) - 1
-        several = np.bincount(bucket, minlength=1)[bucket] > 1 if len(bucket) else np.zeros(0, dtype=bool)
-        shared[i, order[several]] = next_bucket + bucket[several]
-        next_bucket += int(bucket[-1]) + 1 if len(bucket) else 0
-    return shared
+        is_shared = np.bincount(bucket) > 1  # by bucket
+        several = is_shared[bucket]
+        number = np.cumsum(is_shared, dtype=np.int32) - 1
+        shared[i, order[several]] = next_bucket + number[bucket[several]]
+        next_bucket += int(is_shared.sum())
+    return shared, next_bucket
