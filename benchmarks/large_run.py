@@ -20,16 +20,16 @@ from pathlib import Path
 
 from benchmarks.checkpoints import make_weights
 from benchmarks.data import save_tokenizer
-from benchmarks.process_tree import children_of
+from benchmarks.process_tree import resident_kb, with_all_below
 
 VOCABULARY = 49_152  # SmolLM2's
 SAMPLE_SECONDS = 0.02
-GIB = 1 << 30
+KB_PER_GIB = 1 << 20
 
 
 @dataclass
 class Watched:
-    """Peaks in bytes of a step's processes: resident pages and, of those, what is no file's."""
+    """Peaks in kB of a step's processes: resident pages and, of those, what is no file's."""
 
     resident: dict[str, int] = field(default_factory=lambda: defaultdict(int))  # by rank
     anonymous: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -47,20 +47,16 @@ class Watcher(threading.Thread):
         """Look again and again."""
         while not self.over.wait(SAMPLE_SECONDS):
             sums: dict[str, int] = defaultdict(int)
-            for pid in _all_below(self.pid):
-                if (found := _step_and_rank(pid)) and (sizes := _sizes(pid)):
+            for pid in with_all_below(self.pid):
+                if found := _step_and_rank(pid):
                     step, rank = found
+                    resident, anonymous = resident_kb(pid)
                     watched = self.steps.setdefault(step, Watched())
-                    watched.resident[rank] = max(watched.resident[rank], sizes[0])
-                    watched.anonymous[rank] = max(watched.anonymous[rank], sizes[1])
-                    sums[step] += sizes[0]
+                    watched.resident[rank] = max(watched.resident[rank], resident)
+                    watched.anonymous[rank] = max(watched.anonymous[rank], anonymous)
+                    sums[step] += resident
             for step, size in sums.items():
                 self.steps[step].together = max(self.steps[step].together, size)
-
-
-def _all_below(pid: int) -> list[int]:
-    found = children_of(pid)
-    return found + [below for child in found for below in _all_below(child)]
 
 
 def _step_and_rank(pid: int) -> tuple[str, str] | None:
@@ -75,17 +71,6 @@ def _step_and_rank(pid: int) -> tuple[str, str] | None:
     step = argv[argv.index(b"dpo_core") + 1].decode()
     rank = next((one[len(b"RANK=") :].decode() for one in environ if one.startswith(b"RANK=")), "0")
     return step, rank
-
-
-def _sizes(pid: int) -> tuple[int, int] | None:
-    """Resident bytes, and those that are no file's."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        resident, anonymous = (int(fields[name].split()[0]) << 10 for name in ("VmRSS", "RssAnon"))
-    except (OSError, KeyError, ValueError):
-        return None
-    return resident, anonymous
 
 
 def _recipe(folder: Path, arguments: argparse.Namespace) -> dict:
@@ -146,10 +131,12 @@ def main() -> None:
         )
         for step, watched in watcher.steps.items():
             each = ", ".join(
-                f"rank {rank} {watched.resident[rank] / GIB:.2f} ({watched.anonymous[rank] / GIB:.2f})"
+                f"rank {rank} {watched.resident[rank] / KB_PER_GIB:.2f} ({watched.anonymous[rank] / KB_PER_GIB:.2f})"
                 for rank in sorted(watched.resident)
             )
-            print(f"{step}: {each} GiB resident (without files'); {watched.together / GIB:.2f} GiB together")
+            print(
+                f"{step}: {each} GiB resident (without files'); {watched.together / KB_PER_GIB:.2f} GiB together"
+            )
         sys.exit(code)
 
 

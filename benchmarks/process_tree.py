@@ -1,5 +1,6 @@
 """Memory of a program and all processes below it, read from /proc while it runs."""
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -18,29 +19,23 @@ class Usage:
     peak_anon_mb: float = 0.0  # without pages of files, which the kernel takes back when it needs them
 
 
-def children_of(pid: int) -> list[int]:
-    """Return the process ids of a process's children, none of one that has ended."""
-    try:
-        return [
-            int(child)
-            for task in Path(f"/proc/{pid}/task").iterdir()
-            for child in (task / "children").read_text().split()
-        ]
-    except (OSError, ValueError):
-        return []
+def with_all_below(pid: int) -> list[int]:
+    """Return the process ids of a process and of all below it; of one that has ended its own alone."""
+    found = [pid]
+    with contextlib.suppress(OSError, ValueError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += with_all_below(int(child))
+    return found
 
 
-def _resident_kb(pid: int) -> tuple[int, int]:
-    """Resident and anonymous kB of a process and all below it; a process that has just ended counts nothing."""
+def resident_kb(pid: int) -> tuple[int, int]:
+    """Return resident and anonymous kB of a process; one that has just ended counts nothing."""
     try:
         fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        rss, anon = (int(fields[name].split()[0]) for name in ("VmRSS", "RssAnon"))
+        return int(fields["VmRSS"].split()[0]), int(fields["RssAnon"].split()[0])
     except (OSError, KeyError, ValueError):
-        rss = anon = 0
-    for child in children_of(pid):
-        below = _resident_kb(child)
-        rss, anon = rss + below[0], anon + below[1]
-    return rss, anon
+        return 0, 0
 
 
 def run_measured(command: list[str], environment: dict[str, str], cwd: Path) -> Usage:
@@ -57,7 +52,7 @@ def run_measured(command: list[str], environment: dict[str, str], cwd: Path) -> 
 
     def watch() -> None:
         while not ended.wait(SAMPLE_SECONDS):
-            rss, anon = _resident_kb(process.pid)
+            rss, anon = map(sum, zip(*map(resident_kb, with_all_below(process.pid)), strict=True))
             usage.peak_rss_mb = max(usage.peak_rss_mb, rss / 1024)
             usage.peak_anon_mb = max(usage.peak_anon_mb, anon / 1024)
 

@@ -4,6 +4,7 @@ import os
 import signal
 import textwrap
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tasks.launch.launcher import Ended
 from tests.slurm_cluster.conftest import SecondsOf
 from tests.slurm_cluster.small_step import SmallStep
 from tests.slurm_cluster.test_faults import counting, let_go, meanwhile, numbers
-from tests.slurm_cluster.trial import processes
+from tests.slurm_cluster.trial import process_on
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
@@ -27,18 +28,9 @@ if rank:
 """
 
 
-def task_on(node: str, start: Path) -> int | None:
-    """The first program of a start's task there."""
-    place = f"SLURMD_NODENAME={node}".encode()
-    for pid, argv in processes():
-        if "dpo_core.in_slurm" not in argv or str(start) not in argv or argv[0].endswith("srun"):
-            continue
-        try:
-            if place in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                return pid
-        except OSError:
-            continue
-    return None
+def is_task_of(start: Path, argv: list[str]) -> bool:
+    """Whether these are the arguments of the first program of a start's task."""
+    return "dpo_core.in_slurm" in argv and str(start) in argv and not argv[0].endswith("srun")
 
 
 def test_a_start_that_ends_with_what_a_lost_node_ran_is_followed_by_another_job(
@@ -58,7 +50,10 @@ def test_a_start_that_ends_with_what_a_lost_node_ran_is_followed_by_another_job(
             (first,) = step.record.glob("*.0")
             again = first.with_suffix(".1")
             pid = wait_until(
-                lambda: (own_cluster.start_now(), task_on("n2", again) or (again / "exit").exists())[1]
+                lambda: (
+                    own_cluster.start_now(),
+                    process_on("n2", partial(is_task_of, again)) or (again / "exit").exists(),
+                )[1]
             )
             if pid is not True:
                 with suppress(ProcessLookupError):

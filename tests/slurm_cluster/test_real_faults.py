@@ -22,7 +22,7 @@ from tasks.launch.launchers import LauncherSections
 from tasks.launch.run_job import in_store, run_job
 from tasks.launch.slurm.config import SlurmConfig
 from tests.slurm_cluster.conftest import SecondsOf
-from tests.slurm_cluster.trial import processes
+from tests.slurm_cluster.trial import process_on
 from tests.tiny_stage import TinyStage
 from tests.waiting import PATIENCE_SECONDS, Value, wait_until
 from tests.warm.started import at_work
@@ -53,18 +53,12 @@ class Training:
 
     def rank_on(self, node: str) -> int | None:
         """The process that is the rank's task there, or stands in for it."""
-        place = f"SLURMD_NODENAME={node}".encode()
-        for pid, argv in processes():
-            if not any(str(self.folder) in part for part in argv) or "dpo_core" not in argv:
-                continue  # in_slurm names "dpo_core.in_slurm", and what srun starts as one of its arguments
-            if "dpo_core.in_slurm" in argv:
-                continue
-            try:
-                if place in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                    return pid
-            except OSError:
-                continue
-        return None
+        return process_on(node, self._is_rank)
+
+    def _is_rank(self, argv: list[str]) -> bool:
+        """Whether these are a rank's arguments: in_slurm has ``dpo_core`` among its own, too, as what it starts."""
+        is_ours = any(str(self.folder) in part for part in argv)
+        return is_ours and "dpo_core" in argv and "dpo_core.in_slurm" not in argv
 
     def newest(self) -> int:
         """The step of the newest whole checkpoint."""

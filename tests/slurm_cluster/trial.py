@@ -1,5 +1,6 @@
 """A short job of two ranks with a cluster and an orchestrator of its own, and what of it can be killed."""
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -92,6 +93,16 @@ def processes() -> Iterator[tuple[int, list[str]]]:
             yield int(place.name), (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
+
+
+def process_on(node: str, is_meant: Callable[[list[str]], bool]) -> int | None:
+    """The process of a job there whose arguments are those that are meant."""
+    place = f"SLURMD_NODENAME={node}".encode()
+    for pid, argv in processes():
+        with contextlib.suppress(OSError):  # it has ended
+            if is_meant(argv) and place in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                return pid
+    return None
 
 
 def _orchestrator(trial: Trial) -> bool:

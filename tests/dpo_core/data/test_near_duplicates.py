@@ -119,6 +119,20 @@ def test_pairs_at_the_bound_are_hardly_ever_missed(similarity):
     assert 1 - (1 - similarity**rows) ** bands >= 0.995
 
 
+def test_each_is_compared_with_all_that_stay_in_its_buckets():
+    """Four rows share a bucket though they are nothing alike; the last is like one of those behind the first."""
+    for like in range(4):
+        places, others, alike = near_duplicates(
+            lambda number: np.array([7, 7, 7, 7, 7, 9], dtype=np.uint64),
+            2,
+            np.arange(6),
+            lambda place, other, like=like: float((place, other) == (4, like)),
+            0.8,
+            np.zeros(6, dtype=np.int32),
+        )
+        assert (places.tolist(), others.tolist(), alike.tolist()) == ([4], [like], [1.0])
+
+
 def test_nothing_of_nothing():
     assert [len(part) for part in found_among([])] == [0, 0, 0]
 
