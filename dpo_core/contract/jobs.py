@@ -242,7 +242,7 @@ class EvaluateJob(ScoringJob[EvaluateResult]):
     """Held-out metrics and greedy answers, before and after."""
 
     step = "evaluate"
-    VERSION = 7  # short answers in English are such
+    VERSION = 8  # sentences end behind closing quotes and emphasis, not behind abbreviations
     is_parallel = True
     data: DatasetRef
     reference: ReferenceRef | None = None

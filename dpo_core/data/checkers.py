@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from dpo_core.contract.errors import DataError
 from dpo_core.data.ifeval import INSTRUCTIONS, loosened
 from dpo_core.data.ifeval_arguments import misfit_of
-from dpo_core.data.sentences import SENTENCE_END, num_sentences, num_words
+from dpo_core.data.sentences import num_words, sentence_ends
 
 LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
 CLOSE = 0.85  # of difflib's ratio: "max_word" and "lowercase", not "length_constraints:number_words"
@@ -22,8 +22,7 @@ CLOSE = 0.85  # of difflib's ratio: "max_word" and "lowercase", not "length_cons
 
 def one_sentence(answer: str) -> bool:
     """Return whether it is exactly one sentence, closed by ``.``, ``!`` or ``?``, on one line; "." alone is none."""
-    is_closed = "\n" not in answer and SENTENCE_END.search(answer) is not None
-    return is_closed and num_sentences(answer) == 1 and num_words(answer) > 0
+    return "\n" not in answer and sentence_ends(answer) == (1, False) and num_words(answer) > 0
 
 
 def max_words(answer: str, limit: int) -> bool:

@@ -122,7 +122,7 @@ JOBS: dict[str, tuple[type[Job], dict, str]] = {
             "loss": LOSS,
             "evaluation": EvaluationConfig(num_prompts=4),
         },
-        "aa2edd90317832de86bbc023b491b0febe167dd20a7c3acd752d23ec1d658206",
+        "f0a4045573490a6184f3f7404209e2af693c0b5d29ff6077519c104838409342",
     ),
     "benchmark": (
         BenchmarkJob,

@@ -2,31 +2,21 @@
 
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.states import (
-    AwaitingRetry,
-    Completed,
-    Crashed,
-    Paused,
-    Pending,
-    Running,
-    Scheduled,
-    State,
-    Suspended,
-)
+from prefect.states import AwaitingRetry, Completed, Crashed, Pending, Running, Scheduled, State
 
 from flows.serve.crashed_runs import go_on
 from flows.serve.run_processes import RUN_VARIABLE, processes_of_run
+from tests.flows.serve.waiting_states import paused, suspended
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
-KEY = "approval-1"
 
 
 @flow(name="goes-on")
@@ -122,10 +112,11 @@ def test_a_run_inside_another_is_left_to_it(prefect_server, client):
     assert state_of(client, seen[0]).is_crashed()
 
 
-@pytest.mark.parametrize(
-    "before", [Suspended(timeout_seconds=3600, pause_key=KEY), AwaitingRetry()], ids=lambda s: s.name
-)
-def test_what_had_no_process_gets_its_state_back_and_counts_as_no_crash(client, deployed, before):
+@pytest.mark.parametrize("made", [suspended, AwaitingRetry])
+def test_what_had_no_process_gets_its_state_back_and_counts_as_no_crash(
+    client, deployed, made: Callable[[], State]
+):
+    before = made()
     first = (Pending(), Running()) if before.name == "Suspended" else (Pending(), Running(), Crashed())
     run = run_with(client, deployed, *first, before, Crashed(message="No heartbeat"))
     details = before.state_details
@@ -140,12 +131,12 @@ def test_what_had_no_process_gets_its_state_back_and_counts_as_no_crash(client, 
 
 
 def test_a_suspended_run_that_was_called_dead_can_still_be_answered(client, deployed):
-    asked = Suspended(timeout_seconds=3600, pause_key=KEY)
+    asked = suspended()
     run = run_with(client, deployed, Pending(), Running(), asked, Crashed(message="No heartbeat"))
     go_on(client, run)
     client.resume_flow_run(run)
     assert state_of(client, run).is_scheduled()
-    for state in (Pending(), Running(), Suspended(timeout_seconds=3600, pause_key=KEY)):
+    for state in (Pending(), Running(), suspended()):
         answer = client.set_flow_run_state(run, state)
     assert (
         answer.details.reason == "This suspend has already fired."
@@ -154,20 +145,17 @@ def test_a_suspended_run_that_was_called_dead_can_still_be_answered(client, depl
 
 
 def test_a_paused_run_whose_process_died_asks_anew(client, deployed):
-    run = run_with(
-        client, deployed, Pending(), Running(), Paused(timeout_seconds=3600, pause_key=KEY), Crashed()
-    )
+    run = run_with(client, deployed, Pending(), Running(), paused(), Crashed())
     assert "goes on after crash 1" in go_on(client, run).message
     for state in (Scheduled(), Pending(), Running()):
         client.set_flow_run_state(run, state)
     assert client.read_flow_run(run).run_count == 2  # a part of the key that it asks by
-    assert client.set_flow_run_state(run, Paused(timeout_seconds=3600, pause_key=KEY)).status == "ACCEPT"
+    assert client.set_flow_run_state(run, paused()).status == "ACCEPT"
 
 
-@pytest.mark.parametrize(
-    "before", [Running(), Paused(timeout_seconds=3600, pause_key=KEY)], ids=lambda state: state.name
-)
-def test_a_run_whose_process_lives_gets_its_state_back(client, deployed, before):
+@pytest.mark.parametrize("made", [Running, paused])
+def test_a_run_whose_process_lives_gets_its_state_back(client, deployed, made: Callable[[], State]):
+    before = made()
     states = (Pending(), Running()) if before.name == "Running" else (Pending(), Running(), before)
     run = run_with(client, deployed, *states, Crashed(message="No heartbeat"))
     with process_of(run):

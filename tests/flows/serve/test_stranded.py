@@ -1,6 +1,6 @@
 """Runs of the pool without a process, when a worker is started: who goes on, who ends, who is left to wait."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -9,13 +9,14 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.events.actions import DoNothing
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
-from prefect.states import Cancelling, Crashed, Paused, Pending, Running, State, Suspended
+from prefect.states import Cancelling, Crashed, Pending, Running, State
 
 from flows.maintenance import resume_crashed
 from flows.serve.crashed_runs import MAX_CRASHES, STOPPED
 from flows.serve.server_objects import make_pool
 from flows.serve.settings import POOL, ServeSettings
 from flows.serve.stranded import RESUME_AUTOMATION, resume_overlooked_crashes, settle_stranded_runs
+from tests.flows.serve.waiting_states import paused, suspended
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
@@ -37,15 +38,18 @@ def deployed(client: SyncPrefectClient) -> UUID:
     [
         ((Pending(),), "Scheduled"),
         ((Pending(), Running()), "AwaitingRetry"),
-        ((Pending(), Running(), Paused(timeout_seconds=3600, pause_key="approval-1")), "AwaitingRetry"),
-        ((Pending(), Running(), Suspended(timeout_seconds=3600, pause_key="approval-1")), "Suspended"),
+        ((Pending(), Running(), paused), "AwaitingRetry"),
+        ((Pending(), Running(), suspended), "Suspended"),
         ((Pending(), Running(), Cancelling()), "Cancelled"),
         ((Pending(), Running(), Crashed(message=f"a {STOPPED}")), "AwaitingRetry"),
         ((Pending(), Running(), Crashed(message="a defect")), "Crashed"),
     ],
-    ids=lambda value: value if isinstance(value, str) else value[-1].name,
+    ids=lambda value: value if isinstance(value, str) else getattr(value[-1], "name", value[-1].__name__),
 )
-def test_a_run_without_a_process_is_settled(client, deployed, states: tuple[State, ...], settled: str):
+def test_a_run_without_a_process_is_settled(
+    client, deployed, states: tuple[State | Callable[[], State], ...], settled: str
+):
+    states = tuple(state() if callable(state) else state for state in states)
     run = client.create_flow_run_from_deployment(deployed)
     for state in states:
         client.set_flow_run_state(run.id, state)
