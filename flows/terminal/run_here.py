@@ -116,11 +116,14 @@ def show_scores(console: Console, folder: Path) -> None:
 
 
 def show_verdict(console: Console, folder: Path) -> None:
-    """Tell whether the checkpoint is better, and what warns of it."""
+    """Tell whether the checkpoint is better, what warns of it, and whose step's weights were chosen."""
     from tasks.report.verdict import verdict_of_run
     from tasks.run.files import read_run_files
 
-    if verdict := verdict_of_run(read_run_files(folder)):
+    run = read_run_files(folder)
+    if run.trained and run.trained.best:
+        tell(console, f"Exported are {run.trained.best.in_words}.")
+    if verdict := verdict_of_run(run):
         for said in (verdict.in_words, *(sign.words for sign in verdict.signs)):
             tell(console, said)
 

@@ -4,7 +4,7 @@ from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.metric_names import MEANINGS, by_set, of_set, tone_of
 from tasks.report.blocks import Block, Column, Heading, Samples, Table, Text, table_of
 from tasks.report.samples import as_samples
-from tasks.report.tables import counted, mixture_rows, number
+from tasks.report.tables import change, counted, mixture_rows, number
 from tasks.run.files import RunFiles
 
 # The figures that stand side by side, of those that were measured; the others are told by `pairline compare`.
@@ -29,7 +29,6 @@ def set_blocks(result: EvaluateResult, num_samples: int) -> tuple[Block, ...]:
         for metric in SHOWN:
             if metric not in after:
                 continue
-            change = after[metric] - before[metric] if metric in before else None
             rows.append(
                 (
                     name,
@@ -37,7 +36,7 @@ def set_blocks(result: EvaluateResult, num_samples: int) -> tuple[Block, ...]:
                     MEANINGS[metric].label,
                     number(before.get(metric)),
                     number(after[metric]),
-                    "" if change is None else f"{change:+.4g}",
+                    change(before.get(metric), after[metric]),
                 )
             )
             tones.append(tone_of(of_set(name, metric), before.get(metric), after[metric]))

@@ -124,8 +124,14 @@ def metrics_rows(result: EvaluateResult, only: Sequence[str] | None = None) -> l
         before, after = result.before.get(name), result.after.get(name)
         if before is None and after is None:
             continue
-        change = "" if before is None or after is None else f"{after - before:+.4g}"
-        rows.append({"metric": name, "before": number(before), "after": number(after), "change": change})
+        rows.append(
+            {
+                "metric": name,
+                "before": number(before),
+                "after": number(after),
+                "change": change(before, after),
+            }
+        )
     return rows
 
 
@@ -160,3 +166,12 @@ def counted(count: int, what: str) -> str:
 def number(value: float | None) -> str:
     """Return four significant digits; empty for None."""
     return "" if value is None else f"{value:.4g}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Return the difference with its sign, four significant digits; empty where one is None, and 0 for what rounding of the
+    two leaves."""
+    if before is None or after is None:
+        return ""
+    difference = after - before
+    return f"{0 if abs(difference) < 1e-12 * (abs(before) + abs(after)) else difference:+.4g}"

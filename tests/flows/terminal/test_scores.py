@@ -1,4 +1,4 @@
-"""What a terminal shows of benchmarks, and whether the tasks of a finished run are still what they were."""
+"""What a terminal shows at a run's end, and whether the tasks of a finished run are still what they were."""
 
 from pathlib import Path
 
@@ -6,13 +6,16 @@ from rich.console import Console
 
 from dpo_core.contract.benchmark_job import BenchmarkJob, TaskFolder
 from dpo_core.contract.benchmarks import BENCHMARKS_FILE, content_of_folder
+from dpo_core.contract.jobs import TrainResult
 from dpo_core.contract.refs import CheckpointRef
+from dpo_core.contract.results import RESULT_FILE
 from dpo_core.contract.store import write_json
 from flows.terminal.finished_run import tasks_are_still
 from flows.terminal.plan import plan_stage
-from flows.terminal.run_here import show_scores
+from flows.terminal.run_here import show_scores, show_verdict
 from tests.tasks.made_scores import benchmarks
 from tests.tasks.report.made_run import config_of, make_run
+from tests.tasks.report.test_verdict import best_of
 
 CHECKPOINT = CheckpointRef(path="/c", fingerprint="f", tokenizer_fingerprint="t", source="c")
 
@@ -25,6 +28,18 @@ def test_a_run_ends_with_its_scores(tmp_path: Path):
     write_json(folder / BENCHMARKS_FILE, benchmarks(gsm8k=(60, 40)))
     show_scores(console, folder)
     assert "-0.2000 ± 0.0402" in console.export_text()
+
+
+def test_a_run_whose_best_checkpoint_was_chosen_ends_with_its_step(tmp_path: Path):
+    folder = make_run(tmp_path)
+    console = Console(width=140, record=True)
+    show_verdict(console, folder)
+    assert "Exported are" not in console.export_text()
+    (result,) = tmp_path.glob(f"train/*/{RESULT_FILE}")
+    trained = TrainResult.model_validate_json(result.read_text())
+    write_json(result, trained.model_copy(update={"best": best_of(8)}))
+    show_verdict(console, folder)
+    assert "Exported are the weights of step 3, the best of 8 evaluations" in console.export_text()
 
 
 def test_a_folder_of_tasks_that_has_changed_is_another_run(tmp_path: Path):

@@ -1,9 +1,11 @@
 """Rows and Markdown of the artifacts."""
 
+import pytest
+
 from dpo_core.contract.data_jobs import LengthStats, MixResult, SourceLedger
 from dpo_core.contract.jobs import AnswerPair, EvaluateResult
 from dpo_core.contract.refs import DatasetRef
-from tasks.report.tables import markdown_table, metrics_rows, mixture_rows, samples_markdown
+from tasks.report.tables import change, markdown_table, metrics_rows, mixture_rows, samples_markdown
 
 
 def evaluation(**more) -> EvaluateResult:
@@ -18,6 +20,20 @@ def evaluation(**more) -> EvaluateResult:
             **more,
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "shown"),
+    [
+        (0.1 + 0.2, 0.3, "+0"),
+        (0.0, 2e-17, "+2e-17"),
+        (1e-8, 2e-8, "+1e-08"),
+        (0.5, 0.25, "-0.25"),
+        (None, 1.0, ""),
+    ],
+)
+def test_a_change_is_no_rounding(before: float | None, after: float, shown: str):
+    assert change(before, after) == shown
 
 
 def test_metrics_stand_side_by_side_with_their_change():
