@@ -3,8 +3,10 @@
 Without an engine these tests are skipped with the reason; under ``CI=true`` that is a failure (tests/conftest.py).
 """
 
+import io
 import shutil
 import subprocess
+import tarfile
 import urllib.error
 import urllib.request
 import uuid
@@ -24,10 +26,13 @@ from tasks.image.push import Login
 from tasks.image.trainer_image import CHECKOUT, trainer_image
 from tests.conftest import KEPT
 from tests.containers.small_checkout import REPOSITORY, make_small_checkout, make_small_wheelhouse
+from tests.programs import small_chunks
+from tests.programs.small_chunks import SMALL_CHUNKS_SITE
 from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 BASE = ImageConfig().base
+CODE_IN_IMAGE = "/opt/pairline/code"  # images/trainer/Dockerfile; in every Python's path there
 MINUTES_FOR_THE_FIRST_BUILD = 40  # base, wheels, DeepSpeed, image: six minutes on two free cores
 USERNAME, PASSWORD = "ada", "not-a-secret"
 HTPASSWD = f"{USERNAME}:$2y$05$abcdefghijklmnopqrstuuVPNOToLP9MHdthRCXkVoiIF0qNKnk2G\n"  # bcrypt of PASSWORD
@@ -70,6 +75,29 @@ def image_store() -> Path:
 def trainer(base_image: str, image_store: Path) -> ImageRef:
     """The trainer image of this checkout, as its files are now."""
     return trainer_image(ImageConfig(dirty_tree="tag"), image_store, None, print)[0]
+
+
+@pytest.fixture(scope="session")
+def trainer_of_small_chunks(trainer: ImageRef, shared_engine: docker.DockerClient) -> Iterator[str]:
+    """The id of a trainer image whose steps compute logits of a few tokens at a time, as those of several ranks do that
+    other tests start (tests/programs/small_chunks.py)."""
+    files = {"sitecustomize.py": SMALL_CHUNKS_SITE / "sitecustomize.py"}
+    files |= {"tests/programs/small_chunks.py": Path(small_chunks.__file__)}
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        for name, file in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = file.stat().st_size
+            archive.addfile(member, io.BytesIO(file.read_bytes()))
+    container = shared_engine.containers.create(trainer.reference)
+    assert container.put_archive(CODE_IN_IMAGE, tar.getvalue())
+    image = container.commit()
+    container.remove()
+    told = "from dpo_core.model import logprobs; print(logprobs.CHUNK_LOGITS)"
+    said = shared_engine.containers.run(image.id, ["python", "-c", told], remove=True)
+    assert int(said) == small_chunks.TOKENS * small_chunks.VOCABULARY
+    yield image.id
+    shared_engine.images.remove(image.id, force=True)
 
 
 Build = Callable[..., tuple[ImageRef, list[str]]]

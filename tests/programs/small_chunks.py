@@ -2,8 +2,8 @@
 
 A large vocabulary has many chunks in every forward, and ranks with unequal work have unequal numbers of them. With tests'
 vocabularies there would be one. Every test of several ranks runs this, or another of the tests' programs that calls
-``cut_logits``; those of Slurm's that share weights out have ``SMALL_CHUNKS_SITE`` in the steps' PYTHONPATH. Other ranks
-under Slurm, and those in containers, run the program as it is.
+``cut_logits``; those of Slurm's that share weights out have ``SMALL_CHUNKS_SITE`` in the steps' PYTHONPATH, and those in
+containers in their image. Other ranks under Slurm run the program as it is.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Two containers as two nodes on a private network: they find each other, and what happens to one ends the other.
 
-The real trainer shares the weights out across them (ZeRO-3), so every forward is one of both.
+The real trainer shares the weights out across them (ZeRO-3), so every forward is one of both, in several chunks of logits.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from dpo_core.contract.errors import StepCrashed
 from dpo_core.contract.job import LOG_FILE
 from dpo_core.contract.jobs import Sharding, TrainJob
 from dpo_core.contract.store import write_json
-from tasks.image.image_ref import PYTHON, ImageRef
+from tasks.image.image_ref import PYTHON
 from tasks.launch.command import ACCELERATE_FILE, accelerate_settings, nodes_of, step_command
 from tasks.launch.compute_config import ComputeConfig
 from tasks.launch.context import Context
@@ -45,8 +45,8 @@ SECONDS_TO_END = 120  # 4 on a quiet machine; without it the other would wait fo
 
 
 @pytest.fixture(scope="module")
-def launcher(trainer: ImageRef) -> DockerLauncher:
-    return DockerLauncher(COMPUTE, trainer.reference, PYTHON, DockerConfig(memory_gib=4))
+def launcher(trainer_of_small_chunks: str) -> DockerLauncher:
+    return DockerLauncher(COMPUTE, trainer_of_small_chunks, PYTHON, DockerConfig(memory_gib=4))
 
 
 @pytest.fixture(scope="module")

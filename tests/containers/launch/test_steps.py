@@ -174,10 +174,11 @@ def test_a_full_store_is_told_by_the_step_itself_and_leaves_nothing_behind(in_co
         subprocess.run(["umount", small], check=True)
 
 
-def test_two_processes_share_weights_out_in_one_container(in_containers, stage, tmp_path):
-    launcher = replace(
-        in_containers, compute=COMPUTE.model_copy(update={"num_processes": 2, "sharding": "zero3"})
-    )
+def test_two_processes_share_weights_out_in_one_container(
+    in_containers, trainer_of_small_chunks: str, stage, tmp_path
+):
+    compute = COMPUTE.model_copy(update={"num_processes": 2, "sharding": "zero3"})
+    launcher = replace(in_containers, image=trainer_of_small_chunks, compute=compute)
     job = stage.train_job(
         Path("unset"), processes=2, per_device=1, max_steps=3, sharding=Sharding(kind="zero3")
     )
