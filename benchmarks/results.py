@@ -226,7 +226,7 @@ def _training(figures: dict, name: str, bars: tuple) -> str:
                 f"{part['noise']['losses']:.1e} and {part['noise']['pair_losses']:.1e}."
             )
         text += "\n\n"
-    return text
+    return text + figures.get("note", "")
 
 
 def _equal(difference: float) -> str:
