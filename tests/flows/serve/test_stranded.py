@@ -33,6 +33,11 @@ def deployed(client: SyncPrefectClient) -> UUID:
     return client.create_deployment(client.create_flow(stranded), f"pooled-{uuid4()}", work_pool_name=POOL)
 
 
+def made(state: State | Callable[[], State]) -> State:
+    """A state that waits is made now."""
+    return state() if callable(state) else state
+
+
 @pytest.mark.parametrize(
     ("states", "settled"),
     [
@@ -44,16 +49,16 @@ def deployed(client: SyncPrefectClient) -> UUID:
         ((Pending(), Running(), Crashed(message=f"a {STOPPED}")), "AwaitingRetry"),
         ((Pending(), Running(), Crashed(message="a defect")), "Crashed"),
     ],
-    ids=lambda value: value if isinstance(value, str) else getattr(value[-1], "name", value[-1].__name__),
+    ids=lambda value: value if isinstance(value, str) else made(value[-1]).name,
 )
 def test_a_run_without_a_process_is_settled(
     client, deployed, states: tuple[State | Callable[[], State], ...], settled: str
 ):
-    states = tuple(state() if callable(state) else state for state in states)
+    given = [made(state) for state in states]
     run = client.create_flow_run_from_deployment(deployed)
-    for state in states:
+    for state in given:
         client.set_flow_run_state(run.id, state)
-    assert client.read_flow_run(run.id).state.name == states[-1].name
+    assert client.read_flow_run(run.id).state.name == given[-1].name
     settle_stranded_runs("a-worker")
     assert client.read_flow_run(run.id).state.name == settled
 
