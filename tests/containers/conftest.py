@@ -32,7 +32,6 @@ from tests.waiting import wait_until
 
 HERE = Path(__file__).parent
 BASE = ImageConfig().base
-CODE_IN_IMAGE = "/opt/pairline/code"  # images/trainer/Dockerfile; in every Python's path there
 MINUTES_FOR_THE_FIRST_BUILD = 40  # base, wheels, DeepSpeed, image: six minutes on two free cores
 USERNAME, PASSWORD = "ada", "not-a-secret"
 HTPASSWD = f"{USERNAME}:$2y$05$abcdefghijklmnopqrstuuVPNOToLP9MHdthRCXkVoiIF0qNKnk2G\n"  # bcrypt of PASSWORD
@@ -81,8 +80,8 @@ def trainer(base_image: str, image_store: Path) -> ImageRef:
 def trainer_of_small_chunks(trainer: ImageRef, shared_engine: docker.DockerClient) -> Iterator[str]:
     """The id of a trainer image whose steps compute logits of a few tokens at a time, as those of several ranks do that
     other tests start (tests/programs/small_chunks.py)."""
-    files = {"sitecustomize.py": SMALL_CHUNKS_SITE / "sitecustomize.py"}
-    files |= {"tests/programs/small_chunks.py": Path(small_chunks.__file__)}
+    files = {"small/sitecustomize.py": SMALL_CHUNKS_SITE / "sitecustomize.py"}
+    files |= {"small/tests/programs/small_chunks.py": Path(small_chunks.__file__)}
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for name, file in files.items():
@@ -90,8 +89,8 @@ def trainer_of_small_chunks(trainer: ImageRef, shared_engine: docker.DockerClien
             member.size = file.stat().st_size
             archive.addfile(member, io.BytesIO(file.read_bytes()))
     container = shared_engine.containers.create(trainer.reference)
-    assert container.put_archive(CODE_IN_IMAGE, tar.getvalue())
-    image = container.commit()
+    assert container.put_archive("/", tar.getvalue())
+    image = container.commit(changes="ENV PYTHONPATH=/small")  # before Debian's own sitecustomize
     container.remove()
     told = "from dpo_core.model import logprobs; print(logprobs.CHUNK_LOGITS)"
     said = shared_engine.containers.run(image.id, ["python", "-c", told], remove=True)
