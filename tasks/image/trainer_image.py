@@ -5,6 +5,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,11 +200,17 @@ def _given_wheelhouse(config: ImageConfig, sources: SourceTree) -> Wheelhouse | 
 
 
 def _find(client: docker.DockerClient, labels: Mapping[str, str], without: str = "") -> str | None:
-    """The newest image with these labels (and without that one: a child inherits its parent's)."""
+    """The image with these labels (and without that one). A child inherits its parent's, also one that a user made of it,
+    so it is the one of the fewest layers, and of those the oldest: all others with the same key have the same content."""
     with engine_errors("looking for the trainer image"):
-        found = client.api.images(filters={"label": [f"{name}={value}" for name, value in labels.items()]})
-    found = [image for image in found if without not in (image["Labels"] or {})]
-    return max(found, key=lambda image: image["Created"])["Id"] if found else None
+        listed = client.api.images(filters={"label": [f"{name}={value}" for name, value in labels.items()]})
+        ids = [image["Id"] for image in listed if without not in (image["Labels"] or {})]
+        found = []
+        for image_id in ids:
+            with suppress(ImageNotFound):  # removed meanwhile
+                found.append(client.api.inspect_image(image_id))
+    found.sort(key=lambda image: (len(image["RootFS"].get("Layers") or ()), image["Created"]))
+    return found[0]["Id"] if found else None
 
 
 def _check_python(client: docker.DockerClient, name: str, base_id: str) -> None:

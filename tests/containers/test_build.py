@@ -1,8 +1,10 @@
 """Building on the real engine, with packages so small that it takes seconds: what is built when, and what fails how."""
 
+import io
 import json
 import mmap
 import os
+import tarfile
 import tempfile
 import time
 
@@ -163,3 +165,20 @@ def test_the_code_key_finds_an_image_whatever_it_is_called(build, shared_engine)
     for tag in built.tags:
         shared_engine.images.remove(tag)
     assert build()[1] == [f"Nothing to build: {image.image_id[:19]} holds this code and these dependencies"]
+
+
+def test_an_image_that_somebody_made_of_ours_is_not_taken_for_it(build, shared_engine):
+    """It inherits the labels: a layer more, or a variable more and nothing else."""
+    image, _ = build()
+    for changes, content in (("ENV A=1", None), ("ENV A=2", b"with a layer of its own")):
+        container = shared_engine.containers.create(image.image_id, ["true"])
+        if content:
+            member, tar = tarfile.TarInfo("more"), io.BytesIO()
+            member.size = len(content)
+            with tarfile.open(fileobj=tar, mode="w") as archive:
+                archive.addfile(member, io.BytesIO(content))
+            container.put_archive("/", tar.getvalue())
+        child = container.commit(changes=changes)
+        container.remove()
+        assert child.labels[CODE_LABEL] == shared_engine.images.get(image.image_id).labels[CODE_LABEL]
+        assert build()[0].image_id == image.image_id

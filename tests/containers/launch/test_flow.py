@@ -29,7 +29,7 @@ from tests.step_process import metrics_of
 from tests.waiting import wait_until
 
 __all__ = ["tiny_inputs"]  # a fixture
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server", "cold_steps")]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
 
 
 def metrics(store: Path) -> list[dict]:

@@ -32,7 +32,7 @@ from tests.tiny_models import make_model
 from tests.tiny_stage import TinyStage, checkpoint_ref, make_rows, reference_job
 from tests.waiting import wait_until
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
+pytestmark = pytest.mark.integration
 COMPUTE = ComputeConfig(launcher="docker", threads_per_process=1)
 
 

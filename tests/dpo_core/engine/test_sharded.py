@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,10 @@ pytestmark = pytest.mark.integration
 # fp32 sums in another order; 18 AdamW steps at 1e-3 turn 1e-7 of a gradient into at most this much of a weight.
 WEIGHT_NOISE = 2e-6
 MEASURED = ("pairs", "loss", "rewards/margins", "logps/chosen", "answers/mean_words", "kl/per_token")
+# Of answers that are drawn. A draw takes the token in whose share of the probability a random number falls, and of some
+# hundred draws among 384 shares one comes as near to a border as 1e-7, where float noise decides: one of the figures may be
+# of another answer.
+DRAWN, MOST_OTHER_DRAWS = "kl/per_token", 1
 PLAIN = Sharding()
 BACK_ENDS = {
     "zero1": Sharding(kind="zero1"),
@@ -133,6 +138,14 @@ def runs(stage, tmp_path_factory) -> Runs:
     return Runs(stage, tmp_path_factory.mktemp("runs"))
 
 
+def far_apart(
+    ours: Sequence[float], theirs: Sequence[float], rel: float = 1e-4, abs: float = 1e-5
+) -> list[tuple[float, float]]:
+    """Those of the numbers that are no float noise apart, with their twins."""
+    both = zip(ours, theirs, strict=True)
+    return [(one, other) for one, other in both if one != pytest.approx(other, rel=rel, abs=abs)]
+
+
 def assert_near(result: TrainResult, expected: TrainResult, weight_noise: float = WEIGHT_NOISE) -> None:
     """The same weights and metrics within float noise."""
     ours, theirs = (load_file(run.weights_path / "model.safetensors") for run in (result, expected))
@@ -148,14 +161,14 @@ def assert_near(result: TrainResult, expected: TrainResult, weight_noise: float 
         ), name
     ours, theirs = (evaluations_in(run.metrics_path.parent) for run in (result, expected))
     assert [one["step"] for one in ours] == [0, 8, 16, 18]
+    other_draws = 0
     for name in MEASURED:
         for of in (name, f"held_out/safety/{name}", f"held_out/maths/{name}"):
-            first = (
-                0 if name in ("answers/mean_words", "kl/per_token") else 1
-            )  # before the first step: answers alone
-            assert [one[of] for one in ours[first:]] == pytest.approx(
-                [one[of] for one in theirs[first:]], rel=1e-4, abs=1e-5
-            ), of
+            first = 0 if name in ("answers/mean_words", DRAWN) else 1  # before the first step: answers alone
+            far = far_apart([one[of] for one in ours[first:]], [one[of] for one in theirs[first:]])
+            assert name == DRAWN or not far, (of, far)
+            other_draws += len(far)
+    assert other_draws <= MOST_OTHER_DRAWS
     assert theirs[0]["kl/per_token"] == 0 != theirs[-1]["kl/per_token"]
 
 
@@ -320,10 +333,14 @@ def test_the_start_answers_anew_where_a_run_goes_on_with_other_prompts(stage, ru
         assert result.resumed_from_step == 10
         starts[begun_with] = evaluations_in(folder)
     assert_same_run(result, runs[name])
+    other_draws = 0
     for row, expected in zip(starts[name], starts["alone"], strict=True):
         assert row.keys() == expected.keys()
-        for metric in {"answers/mean_words", "kl/per_token"} & row.keys():
-            assert row[metric] == pytest.approx(expected[metric], rel=1e-3, abs=1e-4)
+        for metric in {"answers/mean_words", DRAWN} & row.keys():
+            far = far_apart([row[metric]], [expected[metric]], rel=1e-3, abs=1e-4)
+            assert metric == DRAWN or not far, (metric, far)
+            other_draws += len(far)
+    assert other_draws <= MOST_OTHER_DRAWS
     assert ["answers/mean_words" in row for row in starts[name]] == [True, False, True, True]
 
 
