@@ -3,23 +3,23 @@
 Without an engine these tests are skipped with the reason; under ``CI=true`` that is a failure (tests/conftest.py).
 """
 
-import io
 import shutil
 import subprocess
-import tarfile
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import docker
 import pytest
+from docker.models.images import Image
 
 from dpo_core.contract.errors import ConfigError, RemoteError
 from examples.slurm.private_cluster import free_ports
 from tasks.image.config import ImageConfig
+from tasks.image.context import tar_bytes
 from tasks.image.engine import connected
 from tasks.image.image_ref import ImageRef
 from tasks.image.push import Login
@@ -76,22 +76,28 @@ def trainer(base_image: str, image_store: Path) -> ImageRef:
     return trainer_image(ImageConfig(dirty_tree="tag"), image_store, None, print)[0]
 
 
+def image_made_of(
+    engine: docker.DockerClient, parent: str, files: Mapping[str, bytes], changes: str
+) -> Image:
+    """A child of an image with more files, as ``docker commit --change`` makes it."""
+    container = engine.containers.create(parent, ["true"])
+    try:
+        assert container.put_archive("/", tar_bytes(files))
+        return container.commit(changes=changes)
+    finally:
+        container.remove()
+
+
 @pytest.fixture(scope="session")
 def trainer_of_small_chunks(trainer: ImageRef, shared_engine: docker.DockerClient) -> Iterator[str]:
     """The id of a trainer image whose steps compute logits of a few tokens at a time, as those of several ranks do that
     other tests start (tests/programs/small_chunks.py)."""
-    files = {"small/sitecustomize.py": SMALL_CHUNKS_SITE / "sitecustomize.py"}
-    files |= {"small/tests/programs/small_chunks.py": Path(small_chunks.__file__)}
-    tar = io.BytesIO()
-    with tarfile.open(fileobj=tar, mode="w") as archive:
-        for name, file in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = file.stat().st_size
-            archive.addfile(member, io.BytesIO(file.read_bytes()))
-    container = shared_engine.containers.create(trainer.reference)
-    assert container.put_archive("/", tar.getvalue())
-    image = container.commit(changes="ENV PYTHONPATH=/small")  # before Debian's own sitecustomize
-    container.remove()
+    files = {
+        "small/sitecustomize.py": (SMALL_CHUNKS_SITE / "sitecustomize.py").read_bytes(),
+        "small/tests/programs/small_chunks.py": Path(small_chunks.__file__).read_bytes(),
+    }
+    changes = "ENV PYTHONPATH=/small"  # before Debian's own sitecustomize
+    image = image_made_of(shared_engine, trainer.reference, files, changes)
     told = "from dpo_core.model import logprobs; print(logprobs.CHUNK_LOGITS)"
     said = shared_engine.containers.run(image.id, ["python", "-c", told], remove=True)
     assert int(said) == small_chunks.TOKENS * small_chunks.VOCABULARY

@@ -1,10 +1,8 @@
 """Building on the real engine, with packages so small that it takes seconds: what is built when, and what fails how."""
 
-import io
 import json
 import mmap
 import os
-import tarfile
 import tempfile
 import time
 
@@ -14,6 +12,7 @@ from dpo_core.contract.errors import ConfigError
 from dpo_core.contract.store import sha256_file
 from tasks.image.trainer_image import CODE_LABEL, DEPENDENCIES_LABEL
 from tasks.image.wheelhouse import SUMS_FILE
+from tests.containers.conftest import image_made_of
 from tests.containers.small_checkout import REPOSITORY
 from tests.tasks.image.checkout import commit, write
 from tests.tasks.image.wheels import make_wheel
@@ -170,15 +169,7 @@ def test_the_code_key_finds_an_image_whatever_it_is_called(build, shared_engine)
 def test_an_image_that_somebody_made_of_ours_is_not_taken_for_it(build, shared_engine):
     """It inherits the labels: a layer more, or a variable more and nothing else."""
     image, _ = build()
-    for changes, content in (("ENV A=1", None), ("ENV A=2", b"with a layer of its own")):
-        container = shared_engine.containers.create(image.image_id, ["true"])
-        if content:
-            member, tar = tarfile.TarInfo("more"), io.BytesIO()
-            member.size = len(content)
-            with tarfile.open(fileobj=tar, mode="w") as archive:
-                archive.addfile(member, io.BytesIO(content))
-            container.put_archive("/", tar.getvalue())
-        child = container.commit(changes=changes)
-        container.remove()
+    for changes, files in (("ENV A=1", {}), ("ENV A=2", {"more": b"with a layer of its own"})):
+        child = image_made_of(shared_engine, image.image_id, files, changes)
         assert child.labels[CODE_LABEL] == shared_engine.images.get(image.image_id).labels[CODE_LABEL]
         assert build()[0].image_id == image.image_id

@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cold_steps")]
 LAST, HELD_AT = 8, 4
+PROGRAM = "dpo_core.in_slurm"
 WAITING = """
 if rank:
     while not Path("done").exists():
@@ -31,9 +32,10 @@ def end_task_of_a_later_start(first: Path) -> None:
     """Kill the first program of the task that a start of the same job, but for the first, runs on the node that was lost."""
 
     def is_it(argv: list[str]) -> bool:
-        starts = [Path(part).name for part in argv if Path(part).parent == first.parent]
-        later = starts[:1] != [first.name] and starts[:1] and starts[0].startswith(f"{first.stem}.")
-        return bool(later) and "dpo_core.in_slurm" in argv and not argv[0].endswith("srun")
+        if PROGRAM not in argv or argv[0].endswith("srun"):
+            return False
+        start = Path(argv[argv.index(PROGRAM) + 1])
+        return start != first and start.with_suffix(first.suffix) == first
 
     if pid := process_on("n2", is_it):
         with suppress(ProcessLookupError):
