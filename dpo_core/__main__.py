@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 from dpo_core.contract.environment import step_environment
 from dpo_core.contract.errors import (
@@ -29,6 +30,7 @@ from dpo_core.contract.errors import (
     is_peer_lost,
     is_port_taken,
 )
+from dpo_core.contract.importing import importing
 from dpo_core.contract.job import Job
 from dpo_core.contract.job_registry import JOBS, read_job
 from dpo_core.contract.progress import Progress
@@ -47,7 +49,7 @@ def run_step(job: Job, progress: Progress) -> None:
     if progress.active:  # the only rank that writes outside the reference cache
         remove_unfinished(job.out_dir)
         (job.out_dir / ERROR_FILE).unlink(missing_ok=True)
-    step = importlib.import_module(f"dpo_core.steps.{job.step}")
+    step = _step_of(job)
     if progress.active:
         write_json(job.out_dir / ENVIRONMENT_FILE, step_environment())
     result = step.run(job, progress)
@@ -60,7 +62,12 @@ def run_share(job: Job, share: tuple[int, int], progress: Progress) -> None:
     """Compute one share of what the step would; a result that is there makes it needless."""
     ask_for_no_reports()
     if read_result(job) is None:
-        importlib.import_module(f"dpo_core.steps.{job.step}").run_share(job, *share, progress)
+        _step_of(job).run_share(job, *share, progress)
+
+
+def _step_of(job: Job) -> ModuleType:
+    with importing():
+        return importlib.import_module(f"dpo_core.steps.{job.step}")
 
 
 def as_share(text: str) -> tuple[int, int]:

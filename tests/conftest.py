@@ -5,6 +5,7 @@ other's cores are several times slower. A file's tests stay together, and so do 
 installation.
 """
 
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -67,6 +68,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return _together(nodeid)
 
     return Together(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """No cyclic garbage is looked for while everything is imported, nor in what was imported: a third of that time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

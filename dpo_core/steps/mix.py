@@ -4,8 +4,6 @@ Rows are selected per source, converted and tokenised once each into a pool on d
 gathered in the mixture's order. Memory holds a few chunks of rows and some numbers per row.
 """
 
-import contextlib
-import gc
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
@@ -71,7 +69,7 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         template_kwargs=tuple(source.chat_template_kwargs for source in job.sources),
         ranked=tuple(ranked_answers(source, job.seed) for source in job.sources),
     )
-    with _spared_by_collections(), new_directory(job.out_dir / DATA_DIR) as aside:
+    with new_directory(job.out_dir / DATA_DIR) as aside:
         tallies = _fill_pool(job, aside, maker, selections, progress)
         ledgers = _write_ledger(job, tallies, selections)
         check_drops(ledgers, job.max_dropped_fraction, [store.columns for store in stores])
@@ -107,17 +105,6 @@ def run(job: MixJob, progress: Progress) -> MixResult:
         evaluation_sets=accounts.overlaps(),
         samples=samples,
     )
-
-
-@contextlib.contextmanager
-def _spared_by_collections() -> Iterator[None]:
-    """Leave what is loaded out of the garbage collections that the block's many short-lived rows set off: each would walk
-    all modules and the tokenizer, which was two thirds of the time that prompts of held-out rows took."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _pair_tokenizer(job: MixJob, day: date) -> PairTokenizer:

@@ -4,6 +4,7 @@ same settings), and before it the checks of allowed_requests.py. `pairline up` s
 import os
 import sys
 
+from dpo_core.contract.importing import importing
 from flows.serve.allowed_requests import AllowedRequests
 from flows.serve.run_processes import SERVER_VARIABLE
 from flows.serve.settings import HOST, settings_from_environment
@@ -11,9 +12,10 @@ from flows.serve.settings import HOST, settings_from_environment
 
 def main(port: int) -> None:
     """Serve until SIGTERM."""
-    import uvicorn
-    from prefect.server.api.server import create_app
-    from prefect.settings import get_current_settings
+    with importing():
+        import uvicorn
+        from prefect.server.api.server import create_app
+        from prefect.settings import get_current_settings
 
     settings, own = get_current_settings().server, settings_from_environment()
     app = AllowedRequests(

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.importing import importing
 from flows.serve.run_processes import SERVER_VARIABLE
 from flows.serve.settings import HOST, PROJECT, SERVER_NEEDS, names_the_database
 
@@ -114,10 +115,11 @@ def serve(descriptor: int, parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the line above
         return
-    import uvicorn
-    from prefect.server.api.server import create_app
+    with importing():
+        import uvicorn
+        from prefect.server.api.server import create_app
 
-    from flows.serve.allowed_requests import AllowedRequests
+        from flows.serve.allowed_requests import AllowedRequests
 
     os.umask(0o077)  # its database above all
     with socket.socket(fileno=descriptor) as listener:

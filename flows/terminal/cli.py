@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.importing import importing
 from dpo_core.contract.visible import one_line
 from flows.settings.overrides import read_recipe
 from flows.terminal import server_commands as serve_commands
@@ -87,7 +88,8 @@ def sweep(
     from flows.serve.local_prefect import start_prefect
 
     wait_for_server = start_prefect(config.store.root)
-    from flows.terminal.sweep import sweep_at_terminal
+    with importing():
+        from flows.terminal.sweep import sweep_at_terminal
 
     wait_for_server()
     sweep_at_terminal(config, Console(), run_flow)

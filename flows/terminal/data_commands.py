@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from dpo_core.contract.importing import importing
 from dpo_core.contract.visible import one_line
 from flows.settings.overrides import read_recipe
 from flows.terminal.recipe_options import Overrides, Recipe
@@ -32,10 +33,11 @@ def prepare(
     from flows.serve.local_prefect import start_prefect
 
     wait_for_server = start_prefect(config.store.root)
-    from flows.audience import followed
-    from flows.prepare import NEXT, prepare_stage
-    from tasks.run.bundle import write_bundle
-    from tasks.run.folder import read_run
+    with importing():
+        from flows.audience import followed
+        from flows.prepare import NEXT, prepare_stage
+        from tasks.run.bundle import write_bundle
+        from tasks.run.folder import read_run
 
     wait_for_server()
     body = partial(prepare_stage, reference)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dpo_core.contract.importing import importing
 from dpo_core.contract.visible import one_line
 from flows.terminal.server_commands import Store
 from tasks.text.terminal import say
@@ -56,8 +57,9 @@ def intake(
         IntakeConfig,
     )
     wait_for_server = start_prefect(store)
-    from flows.rlvr_intake import rlvr_intake
-    from tasks.intake import who_wrote
+    with importing():
+        from flows.rlvr_intake import rlvr_intake
+        from tasks.intake import who_wrote
 
     wait_for_server()
     accepted = rlvr_intake(handoff, store, token_block=token_block, intake=settings)

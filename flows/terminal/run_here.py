@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from dpo_core.contract.errors import PairlineError
+from dpo_core.contract.importing import importing
 from dpo_core.contract.jobs import EvaluateResult
 from dpo_core.contract.regular_file import read_regular
 from dpo_core.contract.results import LARGEST_RESULT_BYTES, RESULT_FILE
@@ -24,9 +25,10 @@ INTERNAL_ERROR_FILE = "internal-error.txt"
 def run_stage(config: StageConfig, console: Console, wait_for_server: Callable[[], None]) -> None:
     """Run the flow with its progress on ``console``; the last line is the path of the hand-off."""
     # Prefect reads its settings when it is imported, so nothing above imports it.
-    from flows.audience import followed
-    from flows.dpo_stage import run_stage as body
-    from flows.terminal.release import show_gate
+    with importing():
+        from flows.audience import followed
+        from flows.dpo_stage import run_stage as body
+        from flows.terminal.release import show_gate
 
     wait_for_server()
     show_end(

@@ -6,6 +6,7 @@ outlives the tests. It never computes anything itself, so no thread of torch's i
 
 import contextlib
 import ctypes
+import gc
 import importlib
 import importlib.util
 import json
@@ -18,6 +19,7 @@ import socket
 import sys
 import threading
 import traceback
+import weakref
 from dataclasses import dataclass
 
 from dpo_core.contract.process_group import ask_to_stop
@@ -42,6 +44,7 @@ IMPORTED = (
     "pandas",
     "pyarrow.compute",
     "deepspeed",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # which it imports once a model is handed to it, and the compiler with it
 )
 # Seconds, in the environments that have the library.
 ELSEWHERE = {"olmo_core": "dpo_core.model.olmo_core", "lm_eval": "dpo_core.steps.benchmark"}
@@ -82,8 +85,13 @@ def serve(listener: socket.socket) -> None:
     """Until standard input ends."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # read at DeepSpeed's import, and set by the engine where it is used
     there = [module for library, module in ELSEWHERE.items() if importlib.util.find_spec(library)]
+    gc.disable()
     for module in (*IMPORTED, *there):
         importlib.import_module(module)
+    for finalizer in weakref.finalize._registry:  # libraries' operators take themselves back, for seconds
+        finalizer.atexit = False
+    gc.freeze()  # a child's collections neither visit what was imported nor, by marking it, copy it
+    gc.enable()
     children: dict[int, Forked] = {}
     ended, wake = socket.socketpair()
     for end in (ended, wake):
