@@ -5,7 +5,6 @@ other's cores are several times slower. A file's tests stay together, and so do 
 installation.
 """
 
-import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from dpo_core.contract.importing import importing
 from tests.warm.started import ROOT, warm_server
 
 pytest_plugins = ["tests.left_behind"]
@@ -73,12 +73,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
     """No cyclic garbage is looked for while everything is imported, nor in what was imported: a third of that time."""
-    gc.disable()
-    try:
+    with importing():
         return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 @pytest.hookimpl(trylast=True)

@@ -6,7 +6,6 @@ outlives the tests. It never computes anything itself, so no thread of torch's i
 
 import contextlib
 import ctypes
-import gc
 import importlib
 import importlib.util
 import json
@@ -22,6 +21,7 @@ import traceback
 import weakref
 from dataclasses import dataclass
 
+from dpo_core.contract.importing import importing
 from dpo_core.contract.process_group import ask_to_stop
 
 LAUNCHER = "accelerate.commands.launch"
@@ -85,13 +85,11 @@ def serve(listener: socket.socket) -> None:
     """Until standard input ends."""
     os.environ["DS_ACCELERATOR"] = "cpu"  # read at DeepSpeed's import, and set by the engine where it is used
     there = [module for library, module in ELSEWHERE.items() if importlib.util.find_spec(library)]
-    gc.disable()
-    for module in (*IMPORTED, *there):
-        importlib.import_module(module)
+    with importing():  # so a child's collections neither visit what was imported nor, by marking it, copy it
+        for module in (*IMPORTED, *there):
+            importlib.import_module(module)
     for finalizer in weakref.finalize._registry:  # libraries' operators take themselves back, for seconds
         finalizer.atexit = False
-    gc.freeze()  # a child's collections neither visit what was imported nor, by marking it, copy it
-    gc.enable()
     children: dict[int, Forked] = {}
     ended, wake = socket.socketpair()
     for end in (ended, wake):
