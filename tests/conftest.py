@@ -17,7 +17,7 @@ import pytest
 from hypothesis import settings
 
 from dpo_core.contract.importing import importing
-from tests.warm.started import ROOT, warm_server
+from tests.warm.started import ROOT, warm_servers
 
 pytest_plugins = ["tests.left_behind"]
 # What needs a library of an environment of its own: `make test` runs each folder there.
@@ -131,11 +131,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_steps(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Steps that integration tests start are forked from a process that has imported everything (tests/warm)."""
+    """Steps and runs that integration tests start are forked from processes that have imported everything (tests/warm)."""
     if not any(item.get_closest_marker("integration") for item in request.session.items):
         yield
         return
-    with warm_server():
+    with warm_servers():
         yield
 
 
@@ -147,10 +147,11 @@ def cold_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A temporary server, once."""
+    """A temporary server, once, with the services that one of `pairline run` has: idle, the others take 4 % of a core."""
     from prefect.testing import utilities  # seconds, which unit tests do without
 
     from flows.serve.database import DATABASE_FILE, WITHOUT_MIGRATIONS
+    from flows.serve.local_prefect import TEMPORARY_SERVER
     from tests.prefect_database import new_prefect_home
 
     home = new_prefect_home(tmp_path_factory.mktemp("prefect"))
@@ -160,7 +161,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patched.setattr(
             utilities, "atexit", SimpleNamespace(register=lambda *_: None)
         )  # the folder goes with the run's
-        for name, value in WITHOUT_MIGRATIONS.items():
+        without_services = {name: value for name, value in TEMPORARY_SERVER.items() if "_SERVICES_" in name}
+        for name, value in (WITHOUT_MIGRATIONS | without_services).items():
             patched.setenv(name, value)
         with utilities.prefect_test_harness(server_startup_timeout=120):
             yield

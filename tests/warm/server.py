@@ -1,4 +1,5 @@
-"""The process that forks: it imports what steps need, then turns every request of a stand-in into a child of its own.
+"""A process that forks: it imports what its kind of program needs (kinds.py), then turns every request of a stand-in into a
+child of its own.
 
 A child ends when its stand-in ends, and all of them with this process, which ends when its standard input does: nothing
 outlives the tests. It never computes anything itself, so no thread of torch's is lost in a fork.
@@ -7,11 +8,10 @@ outlives the tests. It never computes anything itself, so no thread of torch's i
 import contextlib
 import ctypes
 import importlib
-import importlib.util
 import json
 import os
-import random
 import runpy
+import select
 import selectors
 import signal
 import socket
@@ -23,31 +23,9 @@ from dataclasses import dataclass
 
 from dpo_core.contract.importing import importing
 from dpo_core.contract.process_group import ask_to_stop
+from tests.warm.kinds import KINDS, Kind, take_environment
 
 LAUNCHER = "accelerate.commands.launch"
-IMPORTED = (
-    "accelerate.commands.launch",
-    "torch.distributed.run",
-    "dpo_core.steps.train",
-    "dpo_core.steps.reference",
-    "dpo_core.steps.evaluate",
-    "dpo_core.steps.export",
-    "dpo_core.steps.answer",
-    "dpo_core.steps.judge",
-    "dpo_core.judging.reward_model",
-    "dpo_core.steps.mix",
-    "dpo_core.steps.convert",
-    "dpo_core.engine.plain",
-    "dpo_core.contract.environment",
-    "transformers.models.llama.modeling_llama",
-    "transformers.models.auto.modeling_auto",
-    "pandas",
-    "pyarrow.compute",
-    "deepspeed",
-    "deepspeed.runtime.zero.muon.muon_optimizer",  # which it imports once a model is handed to it, and the compiler with it
-)
-# Seconds, in the environments that have the library.
-ELSEWHERE = {"olmo_core": "dpo_core.model.olmo_core", "lm_eval": "dpo_core.steps.benchmark"}
 LARGEST_REQUEST = 1 << 20
 PR_SET_PDEATHSIG = 1
 
@@ -81,12 +59,14 @@ class Forked:
         return True
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, kind: Kind) -> None:
     """Until standard input ends."""
+    if not kind.at_once and sys.stdin in select.select([sys.stdin, listener], [], [])[0]:
+        return
     os.environ["DS_ACCELERATOR"] = "cpu"  # read at DeepSpeed's import, and set by the engine where it is used
-    there = [module for library, module in ELSEWHERE.items() if importlib.util.find_spec(library)]
+    os.environ["DO_NOT_TRACK"] = "1"  # at Prefect's, which would start a thread
     with importing():  # so a child's collections neither visit what was imported nor, by marking it, copy it
-        for module in (*IMPORTED, *there):
+        for module in kind.imported:
             importlib.import_module(module)
     for finalizer in weakref.finalize._registry:  # libraries' operators take themselves back, for seconds
         finalizer.atexit = False
@@ -112,10 +92,12 @@ def serve(listener: socket.socket) -> None:
                     ended.recv(4096)
                     _collect(children)
                 else:
-                    _hear(key.fileobj, children, waiting)
+                    _hear(key.fileobj, kind, children, waiting)
 
 
-def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selectors.BaseSelector) -> None:
+def _hear(
+    standin: socket.socket, kind: Kind, children: dict[int, Forked], waiting: selectors.BaseSelector
+) -> None:
     """A stand-in asks for a child, passes a signal on, or has died."""
     try:
         message, files, _, _ = socket.recv_fds(standin, LARGEST_REQUEST, 3)
@@ -134,7 +116,7 @@ def _hear(standin: socket.socket, children: dict[int, Forked], waiting: selector
             child.signal(asked)
         return
     if (pid := os.fork()) == 0:
-        _become(asked, files)
+        _become(asked, files, kind)
     children[pid] = Forked(pid, asked["argv"][0] == LAUNCHER, standin)
     for file in files:
         os.close(file)
@@ -154,7 +136,7 @@ def _collect(children: dict[int, Forked]) -> None:
             child.standin.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
 
 
-def _become(request: dict, files: list[int]) -> None:
+def _become(request: dict, files: list[int], kind: Kind) -> None:
     """Be the process that was asked for. Does not return."""
     code = 1
     try:
@@ -167,10 +149,10 @@ def _become(request: dict, files: list[int]) -> None:
         os.closerange(3, max(files) + 64)
         sys.stdin = open(0, closefd=False)  # noqa: SIM115 (multiprocessing closes it in its children)
         os.chdir(request["cwd"])
-        _take_environment(request["env"])
+        sys.argv = request["argv"][:]
+        take_environment(kind, request["env"])
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(line_buffering=True)
-        sys.argv = request["argv"][:]
         sys.path[0] = request["cwd"]
         sys.modules.pop(sys.argv[0], None)  # runpy would warn of a program that is imported already
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -189,26 +171,5 @@ def _become(request: dict, files: list[int]) -> None:
         os._exit(code)
 
 
-def _take_environment(environment: dict[str, str]) -> None:
-    """With what an interpreter's own start would have made of it."""
-    import numpy
-    import torch
-
-    from tests.programs.small_chunks import SMALL_CHUNKS_SITE, cut_logits
-
-    os.environ.clear()
-    os.environ.update(environment)
-    for folder in reversed(environment.get("PYTHONPATH", "").split(os.pathsep)):
-        if folder and folder not in sys.path:
-            sys.path.insert(1, folder)
-        if folder == str(
-            SMALL_CHUNKS_SITE
-        ):  # its sitecustomize comes second, and changes what is imported after it
-            cut_logits()
-    torch.set_num_threads(int(environment.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-    random.seed()
-    numpy.random.seed()
-
-
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), KINDS[sys.argv[2]])

@@ -1,4 +1,4 @@
-"""Starts the server of this session's steps."""
+"""Starts the servers that fork what this session's tests start."""
 
 import contextlib
 import os
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.warm.kinds import KINDS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -34,33 +36,38 @@ def at_work(process: int) -> int:
 
 
 @contextlib.contextmanager
-def warm_server() -> Iterator[subprocess.Popen]:
-    """Set PYTHONPATH so that steps are handed over. -> the server; it ends with the ``with`` block, or with this process."""
-    with (
-        tempfile.TemporaryDirectory(prefix="warm-") as folder,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener,
-    ):
+def warm_servers() -> Iterator[dict[str, subprocess.Popen]]:
+    """Set PYTHONPATH so that programs are handed over. -> the server of each kind; they end with the ``with`` block, or with
+    this process."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="warm-"))
         for file in (HERE / "site").glob("*.py"):
             shutil.copy(file, folder)
         Path(folder, "root").symlink_to(ROOT)
-        listener.bind(f"{folder}/socket")
+        servers = {kind: stack.enter_context(_server(kind, f"{folder}/{kind}")) for kind in KINDS}
+        patched = stack.enter_context(pytest.MonkeyPatch.context())
+        patched.setenv("PYTHONPATH", os.pathsep.join((folder, str(ROOT))))
+        yield servers
+
+
+@contextlib.contextmanager
+def _server(kind: str, address: str) -> Iterator[subprocess.Popen]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(address)
         listener.listen(64)
         server = subprocess.Popen(
-            [sys.executable, "-m", SERVER, str(listener.fileno())],
+            [sys.executable, "-m", SERVER, str(listener.fileno()), kind],
             cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             pass_fds=[listener.fileno()],
-        )
-        listener.close()  # the server's alone: once it is dead, nobody waits for it
+        )  # the listener is the server's alone from here: once it is dead, nobody waits for it
+    try:
+        yield server
+    finally:
+        server.stdin.close()
         try:
-            with pytest.MonkeyPatch.context() as patched:
-                patched.setenv("PYTHONPATH", os.pathsep.join((folder, str(ROOT))))
-                yield server
-        finally:
-            server.stdin.close()
-            try:
-                server.wait(timeout=10)
-            except subprocess.TimeoutExpired:  # it imports still, has started nothing, and hears of nothing
-                server.kill()
-                server.wait()
+            server.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # it imports still, has started nothing, and hears of nothing
+            server.kill()
+            server.wait()

@@ -1,4 +1,4 @@
-"""The process that forks steps, where those who asked it die before it answers, or it dies itself."""
+"""The processes that fork steps and runs, where those who asked die before they are answered, or they do so themselves."""
 
 import contextlib
 import json
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 
@@ -16,24 +17,31 @@ from dpo_core.model.logprobs import CHUNK_LOGITS
 from tests.programs.small_chunks import SMALL_CHUNKS_SITE, TOKENS, VOCABULARY
 from tests.waiting import PATIENCE_SECONDS
 from tests.warm.server import LAUNCHER, Forked
-from tests.warm.started import ROOT, at_work, python_path, warm_server
+from tests.warm.started import ROOT, at_work, python_path, warm_servers
 
 pytestmark = pytest.mark.integration
 STEP = [sys.executable, "-m", "dpo_core", "--help"]
+DISCARD = 9  # a port where nobody listens
+RUN = [sys.executable, "-m", "prefect.engine", "no-id"]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[subprocess.Popen]:
-    """One for this file; the last test kills it."""
-    with warm_server() as process:
-        yield process
+def servers() -> Iterator[dict[str, subprocess.Popen]]:
+    """Those of this file; the last test kills them."""
+    with warm_servers() as processes:
+        yield processes
+
+
+@pytest.fixture(scope="module")
+def server(servers: dict[str, subprocess.Popen]) -> subprocess.Popen:
+    return servers["steps"]
 
 
 @contextlib.contextmanager
 def connected() -> Iterator[socket.socket]:
     """A stand-in that has asked for nothing."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as standin:
-        standin.connect(f"{os.environ['PYTHONPATH'].split(os.pathsep)[0]}/socket")
+        standin.connect(f"{os.environ['PYTHONPATH'].split(os.pathsep)[0]}/steps")
         yield standin
 
 
@@ -47,7 +55,13 @@ def asked() -> Iterator[socket.socket]:
 
 
 def run_step() -> subprocess.CompletedProcess:
-    return subprocess.run(STEP, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
+    return ended(STEP)
+
+
+def ended(argv: list[str], **variables: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        argv, capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=os.environ | variables
+    )
 
 
 def test_a_stand_in_that_dies_with_its_answer_unread_costs_no_other_one(server):
@@ -124,8 +138,24 @@ def test_what_works_for_a_stand_in_is_found(server):
         assert at_work(process.pid) == pid == process.pid
 
 
-def test_steps_fail_at_once_where_the_server_is_dead(server):
+@pytest.mark.parametrize("path", [None, str(ROOT)], ids=["forked", "cold"])
+@pytest.mark.parametrize(
+    ("url", "refusal"),
+    [("ftp://127.0.0.1", "UnsupportedProtocol"), (f"http://127.0.0.1:{DISCARD}/api", "ConnectError")],
+)
+def test_a_run_asks_the_server_of_its_own_environment(servers, path: str | None, url: str, refusal: str):
+    own = {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "0"} | ({"PYTHONPATH": path} if path else {})
+    asked = ended([*RUN[:-1], str(uuid4())], **own)
+    assert asked.returncode == 1
+    assert f"httpx.{refusal}" in asked.stderr
+
+
+def test_steps_and_runs_fail_at_once_where_their_servers_are_dead(servers):
     assert run_step().returncode == 0
-    server.kill()
-    server.wait()
-    assert run_step().returncode != 0
+    for process in servers.values():
+        process.kill()
+        process.wait()
+    for argv in (STEP, RUN):
+        assert "is dead" in ended(argv).stderr
+    settings_of_the_hub = ended(RUN, HF_HUB_DISABLE_XET="1")  # which are read at an import: it starts cold
+    assert "Invalid flow run id" in settings_of_the_hub.stderr

@@ -20,7 +20,7 @@ def run(address: str, argv: list[str]) -> None:
         try:
             server.connect(address)
         except OSError as error:
-            print(f"the server that forks the tests' steps is dead: {error}", file=sys.stderr, flush=True)
+            print(f"the server that forks for the tests is dead: {error}", file=sys.stderr, flush=True)
             os._exit(1)
         asked: list[int] = []
 
