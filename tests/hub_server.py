@@ -70,6 +70,7 @@ class Hub:
     names_commits: bool = True  # False: information about a repository lacks its commit, as a mirror's may
     accounts: dict[str, dict] = field(default_factory=dict)  # token -> what its account tells of itself
     spoil: set[str] = field(default_factory=set)  # paths that arrive damaged
+    changes: threading.Lock = field(default_factory=threading.Lock)  # one at a time: a commit is atomic
 
     def add_repo(self, name: str, files: dict[str, bytes], kind: str = "model", private: bool = False) -> str:
         repo = self.repos.setdefault((kind, name), Repo(private))
@@ -81,8 +82,8 @@ class Hub:
 
 
 class Refused(Exception):
-    def __init__(self, status: int, message: str, code: str = "") -> None:
-        self.status, self.message, self.code = status, message, code
+    def __init__(self, status: int, message: str, code: str = "", **more: str) -> None:
+        self.status, self.message, self.code, self.more = status, message, code, more
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -117,11 +118,12 @@ class Handler(BaseHTTPRequestHandler):
                     raise Refused(statuses.pop(0), f"made to fail, token {self.token}")
             for (method, pattern), do in ROUTES.items():
                 if method == self.command and (match := re.fullmatch(pattern, path)):
-                    return do(self, **match.groupdict())
+                    with self.hub.changes if method == "POST" else contextlib.nullcontext():
+                        return do(self, **match.groupdict())
             raise Refused(404, f"no route for {self.command} {path}")
         except Refused as refused:
             self.answer(
-                {"error": refused.message},
+                {"error": refused.message, **refused.more},
                 refused.status,
                 {"X-Error-Code": refused.code, "X-Error-Message": refused.message},
             )
@@ -271,7 +273,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = json.loads(self.body)
         name, kind = f"{asked['organization']}/{asked['name']}", asked.get("type", "model")
         if (kind, name) in self.hub.repos:
-            raise Refused(409, "You already created this model repo")
+            raise Refused(409, "You already created this model repo", url=f"{self.hub.endpoint}/{name}")
         first = {".gitattributes": b"*.safetensors filter=lfs\n"}
         self.hub.add_repo(name, first, kind, private=asked.get("visibility") == "private")
         self.answer({"url": f"{self.hub.endpoint}/{name}", "name": name})

@@ -138,9 +138,12 @@ def test_trained_and_exported_weights_are_the_processs_bit_for_bit(
     assert trained["docker"] == trained["process"]
 
 
-def test_a_training_whose_container_is_stopped_goes_on_with_the_same_bits(in_containers, stage, tmp_path):
+def test_a_training_whose_container_is_stopped_goes_on_with_the_same_bits(
+    in_containers, as_processes, stage, tmp_path
+):
+    """As those of a process that nothing stops, which a container's are (see above)."""
     job = stage.train_job(Path("unset"), num_epochs=40)
-    whole = run(job, in_containers, tmp_path / "whole")
+    whole = run(job, as_processes, tmp_path / "whole")
     resumed = in_store(job, tmp_path / "resumed")
     name = container_name(step_command(resumed, COMPUTE, in_containers.machine, PYTHON))
     with ThreadPoolExecutor() as pool, contextlib.closing(docker.from_env(timeout=300)) as client:
