@@ -104,8 +104,8 @@ wheelhouse: $(INSTALLED)  ## gather the trainer image's wheels in a folder, for 
 
 test: $(INSTALLED) $(OLMO_INSTALLED) $(HARNESS_INSTALLED)  ## unit, then integration tests (ARGS="-k name" chooses), then those of EXTRAS
 	@$(BIN)/python -m pytest -n $(TEST_WORKERS) $(ARGS)
-	@OMP_NUM_THREADS=1 $(OLMO)/bin/python -m pytest -n2 tests/olmo_core $(filter-out tests/%,$(ARGS)) || [ $$? -eq 5 ]
-	@OMP_NUM_THREADS=1 $(HARNESS)/bin/python -m pytest -n2 tests/lm_eval_harness $(filter-out tests/%,$(ARGS)) || [ $$? -eq 5 ]
+	@OMP_NUM_THREADS=1 $(OLMO)/bin/python -m pytest -n $(TEST_WORKERS) tests/olmo_core $(filter-out tests/%,$(ARGS)) || [ $$? -eq 5 ]
+	@OMP_NUM_THREADS=1 $(HARNESS)/bin/python -m pytest -n $(TEST_WORKERS) tests/lm_eval_harness $(filter-out tests/%,$(ARGS)) || [ $$? -eq 5 ]
 
 bench: $(INSTALLED)  ## measure beside the peers, alone on the machine; writes benchmarks/RESULTS.md
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -1,4 +1,4 @@
-"""Rules for every test: unit tests run first, and in CI nothing is skipped. One Prefect server for all that need one.
+"""Rules for every test: unit tests run first, and in CI nothing is skipped.
 
 ``pytest -n N`` runs N workers side by side. What they start has one thread each: two trainers whose threads wait for each
 other's cores are several times slower. A file's tests stay together, and so do those of a folder that shares an engine or an
@@ -10,7 +10,6 @@ import signal
 from collections.abc import Generator, Iterator
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,14 +23,15 @@ pytest_plugins = ["tests.left_behind"]
 ELSEWHERE = {"olmo_core": "olmo_core", "lm_eval": "lm_eval_harness"}
 collect_ignore = [folder for library, folder in ELSEWHERE.items() if not find_spec(library)]
 KEPT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pairline-tests"  # outlives a run
-# Groups that share an engine or an installation of `pairline up`, by the beginnings of their paths. They take longest and
-# mostly wait, so they begin first; each is about a quarter of an hour of one worker.
+# Groups that share an engine or an installation of `pairline up`, by the beginnings of their paths, and the longest file of
+# each other environment. They take longest, and most of them wait, so they begin first.
 TOGETHER = {
     "engine of its own": ("tests/containers/launch/",),
     "engine": ("tests/containers/",),
-    "runs that die": ("tests/server/test_killed", "tests/server/test_life", "tests/server/test_postgres"),
     "server": ("tests/server/",),
     "cluster": ("tests/slurm_cluster/",),
+    "OLMo-core": ("tests/olmo_core/test_runs",),
+    "lm-evaluation-harness": ("tests/lm_eval_harness/test_smollm2",),
 }
 
 
@@ -143,26 +143,3 @@ def _warm_steps(request: pytest.FixtureRequest) -> Iterator[None]:
 def cold_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps are started as users start them, from nothing."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A temporary server, once, with the services that one of `pairline run` has: idle, the others take 4 % of a core."""
-    from prefect.testing import utilities  # seconds, which unit tests do without
-
-    from flows.serve.database import DATABASE_FILE, WITHOUT_MIGRATIONS
-    from flows.serve.local_prefect import TEMPORARY_SERVER
-    from tests.prefect_database import new_prefect_home
-
-    home = new_prefect_home(tmp_path_factory.mktemp("prefect"))
-    (home / DATABASE_FILE).rename(home / "prefect-test.db")  # the harness's name
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(utilities, "mkdtemp", lambda: str(home))
-        patched.setattr(
-            utilities, "atexit", SimpleNamespace(register=lambda *_: None)
-        )  # the folder goes with the run's
-        without_services = {name: value for name, value in TEMPORARY_SERVER.items() if "_SERVICES_" in name}
-        for name, value in (WITHOUT_MIGRATIONS | without_services).items():
-            patched.setenv(name, value)
-        with utilities.prefect_test_harness(server_startup_timeout=120):
-            yield

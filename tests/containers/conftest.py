@@ -26,10 +26,12 @@ from tasks.image.push import Login
 from tasks.image.trainer_image import CHECKOUT, trainer_image
 from tests.conftest import KEPT
 from tests.containers.small_checkout import REPOSITORY, make_small_checkout, make_small_wheelhouse
+from tests.prefect_harness import prefect_server
 from tests.programs import small_chunks
 from tests.programs.small_chunks import SMALL_CHUNKS_SITE
 from tests.waiting import wait_until
 
+__all__ = ["prefect_server"]  # a fixture of several folders
 HERE = Path(__file__).parent
 BASE = ImageConfig().base
 MINUTES_FOR_THE_FIRST_BUILD = 40  # base, wheels, DeepSpeed, image: six minutes on two free cores
@@ -137,7 +139,7 @@ class Registry:
     login: Login
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """Debian's docker-registry on a free port."""
     program = shutil.which("docker-registry")

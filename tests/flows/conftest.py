@@ -12,10 +12,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from flows.settings.overrides import validated
 from flows.settings.stage_config import StageConfig
 from tasks.run.folder import RunRecord, read_runs
+from tests.prefect_harness import prefect_server
 from tests.tiny_stage import tiny_values, write_inputs
 from tests.waiting import PATIENCE_SECONDS
 from tests.warm.started import python_path
 
+__all__ = ["prefect_server"]  # a fixture of several folders
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 

@@ -188,9 +188,10 @@ def installed(home: Path, **variables: str) -> Iterator[Installation]:
             print(f"--- end of {name}.log", *log.read_text().splitlines()[-20:], sep="\n")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def installation() -> Iterator[Installation]:
-    """The one that the tests of this folder share, unless they say otherwise.
+    """The one that the tests of this folder share, unless they say otherwise. It ends with them: idle, it takes a tenth of a
+    core.
 
     Its home lies in memory, so that its database never waits for what other tests write to the disk.
     """
@@ -201,13 +202,13 @@ def installation() -> Iterator[Installation]:
         yield made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a 2-layer model in ``sft/`` and 60 pairs in ``pairs.jsonl``."""
     return write_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chain(
     installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, str]:
@@ -247,7 +248,7 @@ def run_of_chain(installation: Installation, store: Path) -> FlowRun:
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prepared(installation: Installation, inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store in which everything before the training is done."""
     store = tmp_path_factory.mktemp("prepared") / "store"

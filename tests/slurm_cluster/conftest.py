@@ -14,15 +14,16 @@ from examples.slurm.private_cluster import PrivateCluster
 from tests.containers.conftest import base_image, shared_engine
 from tests.containers.launch.stand_in import build_stand_in
 from tests.dpo_core.conftest import _one_thread
+from tests.prefect_harness import prefect_server
 from tests.programs.small_chunks import SMALL_CHUNKS_SITE, TOKENS, VOCABULARY
 from tests.waiting import wait_until
 from tests.warm.started import python_path
 
-__all__ = ["_one_thread", "base_image", "shared_engine"]  # fixtures of other folders
+__all__ = ["_one_thread", "base_image", "prefect_server", "shared_engine"]  # fixtures of other folders
 SecondsOf = Callable[[str], contextlib.AbstractContextManager[None]]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateCluster]:
     cluster = PrivateCluster(tmp_path_factory.mktemp("slurm"))
     cluster.up()

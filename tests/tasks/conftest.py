@@ -8,7 +8,10 @@ import pytest
 from huggingface_hub import constants
 
 from tests.hub_server import Hub, serve
+from tests.prefect_harness import prefect_server
 from tests.tiny_models import make_model
+
+__all__ = ["prefect_server"]  # a fixture of several folders
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""An engine of the tests' own with a stand-in for the trainer image, once a session."""
+"""An engine of the tests' own with a stand-in for the trainer image, for as long as this folder's tests take."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from tests.containers.launch.private_engine import PrivateEngine, private_engine
 from tests.containers.launch.stand_in import ContainerStep, build_stand_in
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def own_engine() -> Iterator[PrivateEngine]:
     if os.geteuid() != 0 or shutil.which("dockerd") is None:
         pytest.skip("an engine of the tests' own takes root and dockerd (Debian: docker.io)")
@@ -21,7 +21,7 @@ def own_engine() -> Iterator[PrivateEngine]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def image(own_engine: PrivateEngine, shared_engine: docker.DockerClient, base_image: str) -> str:
     """The stand-in's id. It starts from the trainer image's base, taken over from this machine's own engine."""
     with tempfile.TemporaryFile() as tar:
