@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
-from tests.waiting import wait_until
+from tests.waiting import beside, wait_until
 
 
 class Terminated(BaseException):
@@ -19,12 +19,11 @@ def asked_to_stop_twice(
 ) -> Iterator[None]:
     """Send this process SIGTERM once ``is_up``, and again while it heeds the first: its step does when ``heeds``, and does
     not end before it is told to ``go_on``."""
-    over = threading.Event()
 
     def terminate(*_: object) -> None:
         raise Terminated
 
-    def ask() -> None:
+    def ask(over: threading.Event) -> None:
         for is_time in (is_up, heeds):
             wait_until(lambda is_time=is_time: is_time() or over.is_set())
             if over.is_set():
@@ -33,11 +32,8 @@ def asked_to_stop_twice(
         go_on()
 
     before = signal.signal(signal.SIGTERM, terminate)
-    asking = threading.Thread(target=ask)
-    asking.start()
     try:
-        yield
+        with beside(ask):
+            yield
     finally:
-        over.set()
-        asking.join()
         signal.signal(signal.SIGTERM, before)

@@ -1,8 +1,10 @@
 """Waiting for what other processes do: until it holds, and no longer than it may take on a busy machine."""
 
+import contextlib
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -47,3 +49,16 @@ def wait_until(
         assert not ended, f"Exit code {of and of.poll()} before {what}. {tell()}"
         assert time.monotonic() < deadline, f"Waited {seconds:g} s in vain for {what}. {tell()}"
         between()
+
+
+@contextlib.contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """``work`` in a thread of its own while the block runs: it ends once the event that it is given is set."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,))
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

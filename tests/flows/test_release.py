@@ -34,7 +34,7 @@ from flows.settings.stage_config import StageConfig
 from tasks.run.folder import is_alive, read_runs
 from tests.flows.conftest import last_run, launches, pairline, tiny_config
 from tests.prefect_database import new_prefect_home
-from tests.waiting import PATIENCE_SECONDS, wait_until
+from tests.waiting import PATIENCE_SECONDS, beside, wait_until
 from tests.warm.started import python_path
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("prefect_server")]
@@ -97,26 +97,21 @@ def paused_runs(client: SyncPrefectClient) -> set[UUID]:
 @contextmanager
 def answering(*answers: dict) -> Iterator[list[str]]:
     """Gives answers, one after the other, to the next run that waits. -> statuses of the API's replies"""
-    replies, done = [], threading.Event()
+    replies: list[str] = []
 
     with get_client(sync_client=True) as client:
         others = paused_runs(client)  # before the run that is to wait has begun
 
-    def answer() -> None:
+    def answer(over: threading.Event) -> None:
         with get_client(sync_client=True) as client:
             for given in answers:
-                while not done.wait(0.2):
+                while not over.wait(0.2):
                     if waiting := paused_runs(client) - others:
                         replies.append(client.resume_flow_run(waiting.pop(), run_input=given).status)
                         break
 
-    thread = threading.Thread(target=answer)
-    thread.start()
-    try:
+    with beside(answer):
         yield replies
-    finally:
-        done.set()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from tasks.run.folder import read_runs
 from tests.flows.conftest import launches, step_processes
 from tests.server.conftest import Installation, kill, wait_until
 from tests.tiny_stage import tiny_values
+from tests.waiting import beside
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
 STEPS = ("fetch checkpoint", "mix data", "cache reference", "train", "evaluate", "hand off")
@@ -35,11 +36,11 @@ class HeldSteps:
     kills around it take, however fast it is and however slow the machine."""
 
     def __init__(self, store: Path) -> None:
-        self.store, self.seen, self._end = store, set[int](), threading.Event()
+        self.store, self.seen = store, set[int]()
 
-    def hold(self) -> None:
+    def hold(self, over: threading.Event) -> None:
         """Until the end."""
-        while not self._end.wait(0.1):
+        while not over.wait(0.1):
             for pid in set(step_processes(self.store)) - self.seen:
                 self.seen.add(pid)
                 self._signal(pid, signal.SIGSTOP)
@@ -53,13 +54,10 @@ class HeldSteps:
     @contextlib.contextmanager
     def below(cls, store: Path) -> Iterator["HeldSteps"]:
         held = cls(store)
-        thread = threading.Thread(target=held.hold)
-        thread.start()
         try:
-            yield held
+            with beside(held.hold):
+                yield held
         finally:
-            held._end.set()
-            thread.join()
             held.let_go()
 
     @staticmethod

@@ -22,7 +22,7 @@ from tests.warm.started import ROOT, at_work, python_path, warm_servers
 pytestmark = pytest.mark.integration
 STEP = [sys.executable, "-m", "dpo_core", "--help"]
 DISCARD = 9  # a port where nobody listens
-RUN = [sys.executable, "-m", "prefect.engine", "no-id"]
+ENGINE = [sys.executable, "-m", "prefect.engine"]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_what_works_for_a_stand_in_is_found(server):
 )
 def test_a_run_asks_the_server_of_its_own_environment(servers, path: str | None, url: str, refusal: str):
     own = {"PREFECT_API_URL": url, "PREFECT_CLIENT_MAX_RETRIES": "0"} | ({"PYTHONPATH": path} if path else {})
-    asked = ended([*RUN[:-1], str(uuid4())], **own)
+    asked = ended([*ENGINE, str(uuid4())], **own)
     assert asked.returncode == 1
     assert f"httpx.{refusal}" in asked.stderr
 
@@ -155,7 +155,9 @@ def test_steps_and_runs_fail_at_once_where_their_servers_are_dead(servers):
     for process in servers.values():
         process.kill()
         process.wait()
-    for argv in (STEP, RUN):
-        assert "is dead" in ended(argv).stderr
-    settings_of_the_hub = ended(RUN, HF_HUB_DISABLE_XET="1")  # which are read at an import: it starts cold
+    for argv in (STEP, ENGINE):
+        refused = ended(argv)
+        assert refused.returncode != 0
+        assert "is dead" in refused.stderr
+    settings_of_the_hub = ended(ENGINE, HF_HUB_DISABLE_XET="1")  # which are read at an import: it starts cold
     assert "Invalid flow run id" in settings_of_the_hub.stderr

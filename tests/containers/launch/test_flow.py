@@ -39,7 +39,7 @@ from tests.flows.conftest import last_run, launches, tiny_config, tiny_inputs
 from tests.hub_server import LFS_FROM_BYTES, Hub, serve
 from tests.server.test_secrets import files_with, tables_with
 from tests.step_process import metrics_of
-from tests.waiting import Pause, wait_until
+from tests.waiting import Pause, beside, wait_until
 
 __all__ = ["tiny_inputs"]  # a fixture
 pytestmark = pytest.mark.integration
@@ -61,9 +61,8 @@ class Ended:
 def seen_settings(client: docker.DockerClient, store: Path) -> Iterator[dict[str, str]]:
     """Step of a run below ``store`` -> all that ``docker inspect`` tells of its container, while the block runs."""
     seen: dict[str, str] = {}
-    over = threading.Event()
 
-    def look() -> None:
+    def look(over: threading.Event) -> None:
         between = Pause()
         while not over.is_set():
             with contextlib.suppress(
@@ -73,13 +72,8 @@ def seen_settings(client: docker.DockerClient, store: Path) -> Iterator[dict[str
                     seen[one.labels["pairline.step"]] = str(client.api.inspect_container(one.id))
             between()
 
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
+    with beside(look):
         yield seen
-    finally:
-        over.set()
-        looking.join()
 
 
 def own_network(client: docker.DockerClient) -> str:
